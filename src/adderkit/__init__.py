@@ -1,0 +1,28 @@
+"""Neural networks without multiplications: adder layers, their training, their distillation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adderkit import data as data
+    from adderkit import distill as distill
+    from adderkit import models as models
+    from adderkit import nn as nn
+    from adderkit import ops as ops
+    from adderkit import train as train
+    from adderkit.ops import adder2d as adder2d
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "adder2d", "data", "distill", "models", "nn", "ops", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports on first use, so that `import adderkit` costs nothing and needs no torch."""
+    from importlib import import_module
+
+    if name == "adder2d":
+        return import_module("adderkit.ops").adder2d
+    if name in __all__:
+        return import_module(f"adderkit.{name}")
+    raise AttributeError(f"module 'adderkit' has no attribute {name!r}")

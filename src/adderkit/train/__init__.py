@@ -1,0 +1,1 @@
+"""Training: configuration, loop, adaptive local rate, checkpoints, the record of a run."""
