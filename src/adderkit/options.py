@@ -1,0 +1,62 @@
+"""The base of every group of options: typed, frozen, strict, with errors that a user can act on."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Problem(NamedTuple):
+    """What is wrong with one key; `key` has a dot per level."""
+
+    key: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.before}`{self.key}`{self.after}"
+
+
+class OptionsError(ValueError):
+    """Options that cannot be: one line per culprit, with its key, its value and what is allowed."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+class Options(BaseModel):
+    """A frozen group of options.
+
+    Raises:
+        OptionsError: on unknown keys, wrong types and impossible values.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            problems = [problem for item in error.errors() for problem in _problems(type(self), item)]
+            raise OptionsError(problems) from None
+
+
+def _problems(model: type[BaseModel], item: Any) -> list[Problem]:
+    key = ".".join(str(part) for part in item["loc"])
+    cause = item.get("ctx", {}).get("error")
+    if isinstance(cause, OptionsError):  # a nested group: its keys gain our prefix
+        return [problem._replace(key=f"{key}.{problem.key}") for problem in cause.problems]
+    if cause is not None:  # raised by a validator of the group itself
+        return [Problem(key, "", f" (={item['input']!r}): {cause}")]
+    if item["type"] == "extra_forbidden":
+        allowed = list(model.model_fields)
+        near = get_close_matches(key, allowed)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        return [Problem(key, "unknown key ", f" (={item['input']!r}){hint} Allowed: {', '.join(allowed)}")]
+    if item["type"] == "missing":
+        return [Problem(key, "", " is required")]
+    message = item["msg"].replace("Input should be", "must be", 1)
+    return [Problem(key, "", f" (={item['input']!r}) {message}")]
