@@ -1,0 +1,7 @@
+"""The adder operation: `adder2d` with surrogate gradients, and the kernels behind it."""
+
+from __future__ import annotations
+
+from adderkit.ops.schema import adder2d
+
+__all__ = ["adder2d"]

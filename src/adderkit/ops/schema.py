@@ -1,0 +1,188 @@
+"""The operation `adderkit::adder2d`: schema, fake kernels, surrogate gradients and the public function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from adderkit.ops import reference
+from adderkit.ops.validate import check_adder2d, check_grad_output, pair
+
+_GEOMETRY = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
+# Output strides follow input strides, so a compiler must hand over the strides that the fake kernel saw.
+_TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
+_library = torch.library.Library("adderkit", "DEF")
+_library.define(f"adder2d(Tensor input, Tensor weight, {_GEOMETRY}) -> Tensor", tags=_TAGS)
+_library.define(
+    f"adder2d_input_grad(Tensor grad_output, Tensor input, Tensor weight, {_GEOMETRY}) -> Tensor", tags=_TAGS
+)
+_library.define(
+    f"adder2d_weight_grad(Tensor grad_output, Tensor input, Tensor weight, {_GEOMETRY}) -> Tensor", tags=_TAGS
+)
+
+
+def adder2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Adder convolution, y = -sum |x - f| (+ bias): the signature of `torch.nn.functional.conv2d`.
+
+    Its gradients are surrogates, not derivatives: dL/df = sum g (x - f), dL/dx = sum g clamp(f - x, -1, 1).
+    A padded tap is x = 0 and contributes |f|. The output is channels_last where the input or the filters are.
+    Under autocast it computes in float32.
+
+    Shape: input (N, C_in, H, W) or (C_in, H, W), weight (C_out, C_in / groups, K_h, K_w), bias (C_out,);
+        output (N, C_out, H_out, W_out) or (C_out, H_out, W_out).
+
+    Args:
+        input: float32, float64, bfloat16 or float16; float32 has the fast kernels.
+        weight: the filters, of the dtype and on the device of `input`.
+        bias: added to the output; its gradient is the ordinary one.
+        stride: an integer or (vertical, horizontal), >= 1.
+        padding: an integer or (vertical, horizontal), >= 0, or "valid" (none), or "same" (stride 1 only).
+        dilation: an integer or (vertical, horizontal), >= 1.
+        groups: number of blocks that input channels and filters are split into.
+
+    Raises:
+        ValueError: naming the argument, its value and what is allowed.
+
+    Source: AdderNet (Chen et al., CVPR 2020), Eq. 2, 5 and 6.
+    """
+    strides, dilations = pair("stride", stride, 1), pair("dilation", dilation, 1)
+    is_unbatched = input.dim() == 3
+    batch = input.unsqueeze(0) if is_unbatched else input
+    if isinstance(padding, str):
+        batch, paddings = _pad_by_name(batch, weight, padding, strides, dilations)
+    else:
+        paddings = pair("padding", padding, 0)
+    output = torch.ops.adderkit.adder2d.default(batch, weight, strides, paddings, dilations, groups)
+    if bias is not None:
+        if bias.shape != (weight.shape[0],):
+            raise ValueError(f"`bias` (shape {tuple(bias.shape)}) must have the shape ({weight.shape[0]},)")
+        if bias.dtype != output.dtype and not torch.is_autocast_enabled(output.device.type):
+            raise ValueError(f"`bias` (dtype {bias.dtype}) must have the dtype of `input` ({input.dtype})")
+        output = output + bias.to(output.dtype).view(1, -1, 1, 1)
+    return output.squeeze(0) if is_unbatched else output
+
+
+def _pad_by_name(
+    input: Tensor, weight: Tensor, padding: str, stride: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[Tensor, tuple[int, int]]:
+    if padding == "valid":
+        return input, (0, 0)
+    if padding != "same":
+        raise ValueError(f"`padding` (={padding!r}) must be integers, 'valid' or 'same'")
+    if stride != (1, 1):
+        raise ValueError(f"`stride` (={stride}) must be 1 where `padding` is 'same'")
+    if weight.dim() != 4:
+        return input, (0, 0)  # the operation says what is wrong
+    vertical = dilation[0] * (weight.shape[2] - 1)
+    horizontal = dilation[1] * (weight.shape[3] - 1)
+    if vertical % 2 or horizontal % 2:  # an even reach needs one more row or column on the far side
+        input = pad(input, (0, horizontal % 2, 0, vertical % 2))
+    return input, (vertical // 2, horizontal // 2)
+
+
+def empty_output(input: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
+    """An output of the right shape: channels_last where the input or the filters are, as `conv2d`."""
+    is_channels_last = _is_channels_last(input) or _is_channels_last(weight)
+    memory_format = torch.channels_last if is_channels_last else torch.contiguous_format
+    shape = (input.shape[0], weight.shape[0], *size)
+    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format)
+
+
+def empty_input_grad(input: Tensor) -> Tensor:
+    """A dense gradient in the input's memory format."""
+    memory_format = torch.channels_last if _is_channels_last(input) else torch.contiguous_format
+    return torch.empty(input.shape, dtype=input.dtype, device=input.device, memory_format=memory_format)
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    _, channels, height, width = tensor.shape
+    _, channel_step, row_step, column_step = tensor.stride()
+    if channels == 1 or channel_step == 0:
+        return False
+    return channel_step < column_step if width > 1 else height > 1 and channel_step < row_step
+
+
+def _forward(input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
+    output = empty_output(input, weight, check_adder2d(input, weight, *geometry))
+    reference.forward(input, weight, output, *geometry)
+    return output
+
+
+def _forward_fake(input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
+    return empty_output(input, weight, check_adder2d(input, weight, *geometry))
+
+
+def _input_grad(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
+    check_grad_output(grad_output, input, weight, check_adder2d(input, weight, *geometry))
+    grad_input = empty_input_grad(input)
+    reference.input_grad(grad_output, input, weight, grad_input, *geometry)
+    return grad_input
+
+
+def _input_grad_fake(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
+    check_grad_output(grad_output, input, weight, check_adder2d(input, weight, *geometry))
+    return empty_input_grad(input)
+
+
+def _weight_grad(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
+    """sum g * (x - f) = the convolution's weight gradient - f * sum g: the fast convolution does the work."""
+    check_grad_output(grad_output, input, weight, check_adder2d(input, weight, *geometry))
+    stride, padding, dilation, groups = geometry
+    with torch.backends.cudnn.flags(allow_tf32=False):  # TF32 would leave 10 bits of a float32 gradient
+        product = torch.ops.aten.convolution_backward(
+            grad_output,
+            input,
+            weight,
+            None,
+            stride,
+            padding,
+            dilation,
+            False,
+            [0, 0],
+            groups,
+            [False, True, False],
+        )[1]
+    total = grad_output.sum((0, 2, 3)).view(-1, 1, 1, 1)
+    return torch.addcmul(product, weight, total, value=-1).contiguous()
+
+
+def _weight_grad_fake(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
+    check_grad_output(grad_output, input, weight, check_adder2d(input, weight, *geometry))
+    return torch.empty_like(weight, memory_format=torch.contiguous_format)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    input, weight, *ctx.geometry = inputs
+    ctx.save_for_backward(input, weight)
+
+
+def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    input, weight = ctx.saved_tensors
+    ops, geometry = torch.ops.adderkit, ctx.geometry
+    needs_input, needs_weight = ctx.needs_input_grad[:2]
+    grad_input = ops.adder2d_input_grad(grad_output, input, weight, *geometry) if needs_input else None
+    grad_weight = ops.adder2d_weight_grad(grad_output, input, weight, *geometry) if needs_weight else None
+    return grad_input, grad_weight, None, None, None, None
+
+
+_library.impl("adder2d", _forward, "CompositeExplicitAutograd")
+_library.impl("adder2d_input_grad", _input_grad, "CompositeExplicitAutograd")
+_library.impl("adder2d_weight_grad", _weight_grad, "CompositeExplicitAutograd")
+torch.library.register_fake("adderkit::adder2d", _forward_fake, lib=_library)
+torch.library.register_fake("adderkit::adder2d_input_grad", _input_grad_fake, lib=_library)
+torch.library.register_fake("adderkit::adder2d_weight_grad", _weight_grad_fake, lib=_library)
+torch.library.register_autograd("adderkit::adder2d", _backward, setup_context=_setup_context, lib=_library)
+for _device in ("cpu", "cuda"):
+    torch.library.register_autocast("adderkit::adder2d", _device, torch.float32, lib=_library)
