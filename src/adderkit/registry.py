@@ -1,4 +1,4 @@
-"""Named things of one kind (models, data sources, distillation methods), found in one folder and in entry points."""
+"""Named things of one kind (models, data sources, methods), found in one folder and in entry points."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """A table of names, filled by a decorator.
 
-    The modules of `package` are imported at the first look-up, so adding a thing is adding a file; the entry points of
-    `group` are loaded with them, so a third party's package adds its own without touching this one.
+    The modules of `package` are imported at the first look-up, so adding a thing is adding a file; the entry
+    points of `group` are loaded with them, so a third party's package adds its own without touching this one.
 
     Args:
         kind: what is registered, for error messages ("model").
@@ -36,9 +36,7 @@ class Registry(Generic[T]):
 
         def enter(thing: T) -> T:
             if name in self._table:
-                raise ValueError(
-                    f"the {self.kind} {name!r} is registered twice: {self._table[name]!r} and {thing!r}"
-                )
+                raise ValueError(f"the {self.kind} {name!r} is registered twice: {self._table[name]!r} and {thing!r}")
             self._table[name] = thing
             return thing
 
@@ -61,10 +59,10 @@ class Registry(Generic[T]):
     def _fill(self) -> None:
         if self._is_filled:
             return
-        self._is_filled = True
         package = import_module(self.package)
         for module in iter_modules(package.__path__):
             if not module.name.startswith("_"):
                 import_module(f"{self.package}.{module.name}")
         for entry in entry_points(group=self.group):
             entry.load()
+        self._is_filled = True

@@ -1,0 +1,66 @@
+"""The kernels of PKKD: exponentials of raw operator outputs, on a scale taken from the data.
+
+A 3x3 adder output is about -138, -277, -556 for 16, 32, 64 input channels at the start, so `exp(y)` underflows. Its
+scale must come from the data; and since `exp(y / s) = exp(-m / s) exp((y + m) / s)`, subtracting the mean first only
+changes a constant factor, which the linear map behind the kernel absorbs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+# exp(10) = 22,026 is already far outside what a linear map can use; beyond it one outlier would own the whole loss.
+LIMIT = 10.0
+
+
+class RunningScale(nn.Module):
+    """Standardises a raw output by the running mean and deviation of all its elements, two scalars.
+
+    The first batch sets them, later ones move them by `momentum`; no gradient flows through them. In evaluation mode
+    they stand still. [reconstruction: the paper does not say where sigma comes from]
+
+    Shape:
+        any -> the same, float32.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    batches: Tensor
+
+    def __init__(self, momentum: float = 0.1, device: torch.device | None = None) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros((), device=device))
+        self.register_buffer("deviation", torch.ones((), device=device))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64, device=device))
+
+    def forward(self, output: Tensor) -> Tensor:
+        output = output.float()
+        if self.training:
+            self._follow(output.detach())
+        return (output - self.mean) / self.deviation
+
+    def _follow(self, output: Tensor) -> None:
+        deviation, mean = torch.std_mean(output, correction=0)
+        rate = torch.where(self.batches == 0, 1.0, self.momentum)
+        self.mean.lerp_(mean, rate)
+        self.deviation.lerp_(deviation.clamp(min=1e-6), rate)
+        self.batches.add_(1)
+
+
+def convolution_kernel(output: Tensor, sigma: Tensor | float, sign: float = -1.0) -> Tensor:
+    """`exp(sign o / (2 sigma^2))`, elementwise, with the exponent limited to +-10.
+
+    Source: PKKD supplementary, Theorem 1 (the left side of Eq. 7, sign -1).
+    """
+    return torch.exp((sign * output / (2 * sigma**2)).clamp(-LIMIT, LIMIT))
+
+
+def adder_kernel(output: Tensor, sigma: Tensor | float, sign: float = 1.0) -> Tensor:
+    """`exp(sign y / sigma)`, elementwise, with the exponent limited to +-10.
+
+    y = -||x - f||_1, so sign +1 is the Laplace kernel of patch and filter: it rises with their similarity.
+    [reconstruction: the main paper's Eq. 7 is known second hand only]
+    """
+    return torch.exp((sign * output / sigma).clamp(-LIMIT, LIMIT))

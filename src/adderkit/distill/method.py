@@ -1,0 +1,145 @@
+"""The contract of a distillation method: what it declares, and what the training loop does with that.
+
+The loop owns the nets, their optimisers and the order of a step; a method owns the losses of the student and whatever
+it needs for them. The loop hands a method the teacher's output detached, so no method can send a gradient to a teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from adderkit.options import Options
+
+
+class TeacherNeed(Enum):
+    """Which teacher a method wants."""
+
+    NONE = "none"
+    FIXED = "fixed"  # trained beforehand, frozen, in evaluation mode
+    PROGRESSIVE = "progressive"  # initialised with the student, trained beside it by its cross entropy alone
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of epochs with one set of rules.
+
+    Attributes:
+        name: stands in the log beside each epoch.
+        epochs: its length.
+        trains_student: whether the student is updated.
+        trains_teacher: whether a progressive teacher is updated.
+        restarts_rate: whether the student's cosine starts anew here, instead of spanning this phase and the one before.
+    """
+
+    name: str
+    epochs: int
+    trains_student: bool = True
+    trains_teacher: bool = True
+    restarts_rate: bool = False
+
+
+class TapPairs(NamedTuple):
+    """Module paths whose outputs a method sees; where both are given, the i-th of one belongs to the i-th of the other."""
+
+    student: tuple[str, ...] = ()
+    teacher: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NetOutput:
+    """What one net made of a batch.
+
+    Attributes:
+        logits: (N, classes).
+        taps: output of each tapped module by its path, before whatever follows it.
+    """
+
+    logits: Tensor
+    taps: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step as a method sees it.
+
+    Attributes:
+        images: (N, C, H, W), normalised and augmented.
+        labels: (N,) int64.
+        student: with gradients.
+        teacher: detached; None where the method needs no teacher.
+        phase: the phase under way.
+    """
+
+    images: Tensor
+    labels: Tensor
+    student: NetOutput
+    teacher: NetOutput | None
+    phase: Phase
+
+    @property
+    def taught(self) -> NetOutput:
+        """The teacher's output, for methods that declared a teacher."""
+        if self.teacher is None:
+            raise ValueError("this method reads a teacher's output but declares `teacher_need` NONE")
+        return self.teacher
+
+
+class Method(nn.Module):
+    """Base of all methods: trains the student alone unless overridden.
+
+    A method is a module: what it registers as parameters is trained with the student, what it registers as buffers or
+    returns from `get_extra_state` is saved and resumed with the run. `setup` is called once, before training and before
+    a checkpoint is loaded, so everything that the state needs must exist after it.
+
+    Args:
+        options: an instance of the class's `Options`.
+    """
+
+    Options: ClassVar[type[Options]] = Options
+
+    def __init__(self, options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    @property
+    def teacher_need(self) -> TeacherNeed:
+        """Which teacher the loop provides."""
+        return TeacherNeed.NONE
+
+    def phases(self, epochs: int) -> tuple[Phase, ...]:
+        """The course of a training of `epochs` epochs."""
+        return (Phase("train", epochs),)
+
+    def tap_pairs(self, student: nn.Module, teacher: nn.Module | None) -> TapPairs:
+        """The modules whose outputs `losses` reads."""
+        return TapPairs()
+
+    def setup(self, student: nn.Module, example: Batch) -> list[RemovableHandle]:
+        """Creates parameters and buffers from the shapes of one real batch, and changes the student for the training.
+
+        Args:
+            student: may be given hooks (dropout before the classifier, say).
+            example: a batch run in evaluation mode, without gradients.
+
+        Returns:
+            Handles of every hook put on the student: removed when training ends, so that nothing is left on it.
+        """
+        return []
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for the student's optimiser; `lr_scale` multiplies the run's rate."""
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return [{"params": parameters}] if parameters else []
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The terms of the student's loss by name, weighted: their sum is minimised, each stands in the log."""
+        raise NotImplementedError
+
+    def end_phase(self, phase: Phase, student: nn.Module) -> None:
+        """Called when a phase is over, before the next begins (Snapshot takes its copy here)."""
