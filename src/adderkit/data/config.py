@@ -1,0 +1,75 @@
+"""The options of a data set, as they stand in a recipe and on the command line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from typing_extensions import Self
+
+from adderkit.data import registry
+
+
+class DataConfig(BaseModel):
+    """Which images to train and test on, and how they are prepared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "digits"
+    """Source: digits, cifar10, cifar100, fashion-mnist, imagefolder, parquet, or one that a plug-in adds."""
+    root: Path | None = None
+    """Folder of the data set, or where downloads go (default: $ADDERKIT_HOME/data, ~/.cache/adderkit/data)."""
+    train: Path | None = None
+    """Parquet file of the training images, or a folder of such files."""
+    test: Path | None = None
+    """Parquet file of the test images, or a folder of such files."""
+    label: str | None = Field(default=None, min_length=1)
+    """Name of the set in every summary (default: the source's name, or that of the file or folder)."""
+    image_size: int | None = Field(default=None, ge=1)
+    """Resize the shorter side to this many pixels, then crop the centre square; default: images as they are."""
+    train_rows: str | None = None
+    """Slice START:STOP of the training images, counted from 0."""
+    test_rows: str | None = None
+    """Slice START:STOP of the test images, counted from 0."""
+    crop_padding: int | None = Field(default=None, ge=0)
+    """Random crop after padding with this many zeros; default: an eighth of the shorter side, 0 for none."""
+    flip: bool | None = None
+    """Random horizontal flip of training images; default: all sources but digits."""
+    workers: int = Field(default=2, ge=0)
+    """Threads that decode the images of sets beyond the memory limit; 0: none beside the caller's."""
+    memory_limit_mb: int = Field(default=2048, ge=0)
+    """Sets whose decoded images fit in so many MiB are held as one tensor on the device."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        registry.get(name)
+        return name
+
+    @field_validator("root", "train", "test")
+    @classmethod
+    def _expand_home(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser()
+
+    @field_validator("train_rows", "test_rows")
+    @classmethod
+    def _slice_syntax(cls, rows: str | None) -> str | None:
+        if rows is not None and not re.fullmatch(r"\d*:\d*", rows):
+            raise ValueError(f"`{rows}` must be START:STOP, counted from 0, as 0:1000, 1000: or :1000")
+        return rows
+
+    @model_validator(mode="after")
+    def _files_used(self) -> Self:
+        if (self.train is None) != (self.test is None):
+            given, missing = ("train", "test") if self.test is None else ("test", "train")
+            raise ValueError(f"`{given}` (={getattr(self, given)}) needs `{missing}` beside it")
+        used = registry.get(self.name).uses
+        for option in ("root", "train"):
+            if getattr(self, option) is not None and option not in used:
+                allowed = ", ".join(used) or "neither `root` nor `train` and `test`"
+                raise ValueError(
+                    f"`{option}` (={getattr(self, option)}) is not used by `name` (={self.name}), "
+                    f"which takes {allowed}; for your own files set `name` to parquet or imagefolder"
+                )
+        return self

@@ -1,0 +1,136 @@
+"""From options to a data set that is checked, in memory or streamed, and ready to train on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from adderkit.data import registry, stream
+from adderkit.data.config import DataConfig
+from adderkit.data.image import read
+from adderkit.data.raw import RawData, RawSplit
+from adderkit.data.split import Preparation, Split
+from adderkit.data.tensors import TensorSplit, decode_all, mixed_sizes
+
+_SAMPLE = 4096  # images that the statistics of a streamed set come from: 4096 of 32x32 are 4 million pixels
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set ready to train on.
+
+    Attributes:
+        name: What summaries call the set.
+        classes: Class names; label k is class k.
+        channels: 1 (grey) or 3 (RGB).
+        height: Of every image, in pixels.
+        width: Of every image, in pixels.
+        mean: Per channel, of images in [0, 1]; what normalisation subtracts.
+        std: Per channel, alike; what normalisation divides by.
+        train: The training images.
+        test: The test images.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    channels: int
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train: Split
+    test: Split
+
+
+def load(config: DataConfig, device: torch.device | str = "cpu") -> ImageData:
+    """Loads the data set that the options describe and refuses what would fail later.
+
+    Sets whose decoded images fit in `config.memory_limit_mb` are decoded now, so that every broken image is found.
+    Of larger sets every header is read now; a file broken further on is found, and named, when it is decoded.
+
+    Args:
+        config: The options.
+        device: Where images are held and batches made.
+
+    Raises:
+        ValueError: Options or files that do not fit; the message names the culprit and what is allowed.
+        ImportError: The source needs a package that is not installed.
+    """
+    device = torch.device(device)
+    raw = registry.get(config.name).load(config)
+    train = _select(raw.train, config.train_rows, "train_rows")
+    test = _select(raw.test, config.test_rows, "test_rows")
+    _check_labels(raw.classes, train, test)
+    splits, size = (train, test), config.image_size
+    first, other = (read(split.open, split.where, 0, size).shape for split in splits)
+    if first[:2] != other[:2]:
+        raise mixed_sizes(train.where(0), first[1::-1], test.where(0), other[1::-1])
+    height, width = first[:2]
+    in_memory = 3 * height * width * (len(train) + len(test)) <= config.memory_limit_mb * 2**20
+    if in_memory:
+        pixels = [decode_all(split, size) for split in splits]
+        channels = max(p.shape[1] for p in pixels)
+        pixels = [np.repeat(p, channels // p.shape[1], axis=1) for p in pixels]
+        mean, std = _statistics(raw, channels, pixels[0])
+    else:
+        pixels = []
+        channels = max(stream.scan(split, config.workers, same_size=size is None) for split in splits)
+        sample = np.linspace(0, len(train) - 1, min(len(train), _SAMPLE)).round().astype(np.int64)
+        mean, std = _statistics(raw, channels, stream.read_rows(train, sample, size, channels))
+    padding = (min(height, width) + 4) // 8 if config.crop_padding is None else config.crop_padding
+    flip = raw.flip if config.flip is None else config.flip
+    how = Preparation(padding, flip, mean, std)
+    made: list[Split] = (
+        [TensorSplit(p, split.labels, how, device) for p, split in zip(pixels, splits, strict=True)]
+        if in_memory
+        else [stream.StreamSplit(s, size, channels, config.workers, how, device) for s in splits]
+    )
+    return ImageData(config.label or raw.name, raw.classes, channels, height, width, mean, std, *made)
+
+
+def _select(split: RawSplit, rows: str | None, option: str) -> RawSplit:
+    if rows is None:
+        start, stop = 0, len(split)
+    else:
+        first, last = rows.split(":")
+        start, stop = int(first or 0), int(last or len(split))
+    if not 0 <= start < stop <= len(split):
+        if not len(split):
+            raise ValueError("a split without images")
+        raise ValueError(
+            f"`{option}` (={rows}) must be START:STOP with 0 <= START < STOP <= {len(split)}, the number of images"
+        )
+    return split.rows(start, stop)
+
+
+def _check_labels(classes: tuple[str, ...], *splits: RawSplit) -> None:
+    if not classes:
+        raise ValueError("the class list is empty; a data set needs at least one class")
+    for split in splits:
+        wrong = np.flatnonzero((split.labels < 0) | (split.labels >= len(classes)))
+        if len(wrong):
+            row = int(wrong[0])
+            raise ValueError(
+                f"{split.where(row)}: label {split.labels[row]} must be from 0 to {len(classes) - 1} "
+                f"({len(classes)} classes; {len(wrong)} of {len(split)} labels are outside)"
+            )
+
+
+def _statistics(raw: RawData, channels: int, pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel: the published ones, or exact over uint8 (N, C, H, W) `pixels`."""
+    if raw.mean is not None and raw.std is not None and len(raw.mean) == channels:
+        return raw.mean, raw.std
+    values = np.arange(256)
+    means: list[float] = []
+    stds: list[float] = []
+    for channel in range(channels):
+        counts = np.bincount(pixels[:, channel].ravel(), minlength=256)  # integers: the order cannot matter
+        total = int(counts.sum())
+        mean = int(counts @ values) / total
+        variance = int(counts @ values**2) / total - mean**2
+        means.append(mean / 255)
+        stds.append(max(variance, 0.0) ** 0.5 / 255 or 1.0)  # a constant channel is only centred
+    return tuple(means), tuple(stds)

@@ -1,0 +1,104 @@
+"""What the training loop sees of a split: batches in a reproducible order."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from adderkit.data import augment
+
+Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How stored images become inputs of a network: padding of the random crop, flip, normalisation."""
+
+    padding: int
+    flip: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Split(ABC):
+    """Images and labels of one split.
+
+    Attributes:
+        labels: Class of each image, int64, shape (N,), on the device.
+    """
+
+    def __init__(self, labels: NDArray[np.int64], preparation: Preparation, device: torch.device) -> None:
+        self.labels = torch.from_numpy(labels.copy()).to(device)
+        self._preparation = preparation
+        self._device = device
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def _read(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[Tensor]:
+        """For each array of row numbers the images, uint8 (N, C, H, W) on the device."""
+
+    def steps(self, batch_size: int) -> int:
+        """Training batches per epoch: whole ones only.
+
+        Raises:
+            ValueError: `batch_size` is below 1 or above the number of images.
+        """
+        if not 1 <= batch_size <= len(self):
+            raise ValueError(f"`batch_size` (={batch_size}) must be from 1 to {len(self)}, the number of images")
+        return len(self) // batch_size
+
+    def batches(self, batch_size: int, *, seed: int | None, epoch: int = 0, start: int = 0) -> Batches:
+        """Batches of one epoch.
+
+        Args:
+            batch_size: Images per batch.
+            seed: None: evaluation, that is all images in order, as they are, the last batch short where need be.
+                Else training: the order comes from (seed, epoch), the augmentation of a batch from
+                (seed, epoch, step), and a short last batch is dropped.
+            epoch: Number of the epoch, from 0.
+            start: First step to give: the batches are those that a run from 0 gives from this step on.
+
+        Returns:
+            Iterator over images, float32 (N, C, H, W) channels_last, normalised, and labels, int64 (N,), both on
+            the device.
+
+        Raises:
+            ValueError: `batch_size`, `seed`, `epoch` or `start` is out of range.
+        """
+        if seed is None:
+            if batch_size < 1:
+                raise ValueError(f"`batch_size` (={batch_size}) must be >= 1")
+            steps, rows = -(-len(self) // batch_size), np.arange(len(self))
+        else:
+            for argument, value in (("seed", seed), ("epoch", epoch)):
+                if value < 0:
+                    raise ValueError(f"`{argument}` (={value}) must be >= 0")
+            steps, rows = self.steps(batch_size), augment.order(len(self), seed, epoch)
+        if not 0 <= start <= steps:
+            raise ValueError(f"`start` (={start}) must be from 0 to {steps}, the number of steps")
+        batches = [rows[step * batch_size : (step + 1) * batch_size] for step in range(start, steps)]
+        return self._prepared(batches, seed, epoch, start)
+
+    def uint8_batches(self, batch_size: int) -> Batches:
+        """All images in order as decoded, uint8 (N, C, H, W), and their labels, int64 (N,), on the device."""
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` (={batch_size}) must be >= 1")
+        batches = np.split(np.arange(len(self)), range(batch_size, len(self), batch_size))
+        return zip(self._read(batches), self.labels.split(batch_size), strict=True)
+
+    def _prepared(self, batches: Sequence[NDArray[np.int64]], seed: int | None, epoch: int, start: int) -> Batches:
+        how = self._preparation
+        for step, (rows, images) in enumerate(zip(batches, self._read(batches), strict=True), start):
+            if seed is not None and (how.padding or how.flip):
+                choices = augment.draws(len(rows), how.padding, how.flip, seed=seed, epoch=epoch, step=step)
+                images = augment.crop_flip(images, torch.from_numpy(choices).to(self._device), how.padding)
+            labels = self.labels[torch.from_numpy(rows).to(self._device)]
+            yield augment.normalise(images, how.mean, how.std), labels
