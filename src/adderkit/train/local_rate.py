@@ -72,10 +72,10 @@ class AdaptiveLocalRate:
         """Rescales the gradients that are there now, to `eta * unit`."""
         for tensor in self._filters:
             if tensor.grad is not None:
-                # float32 at least: in float16 a norm overflows from 65504 on
-                dtype = torch.promote_types(tensor.grad.dtype, torch.float32)
-                norm = torch.linalg.vector_norm(tensor.grad, dtype=dtype).clamp(min=_SMALLEST_NORM)
-                tensor.grad.mul_(self.eta * math.sqrt(tensor.numel()) / norm * unit)
+                # float32 at least: in float16 the norm overflows from 65504 on, the factor with gradients below 3e-6
+                wide = tensor.grad.to(torch.promote_types(tensor.grad.dtype, torch.float32))
+                norm = torch.linalg.vector_norm(wide).clamp(min=_SMALLEST_NORM)
+                tensor.grad.copy_(wide * (self.eta * math.sqrt(tensor.numel()) / norm * unit))
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]

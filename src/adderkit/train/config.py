@@ -1,0 +1,99 @@
+"""The configuration of a run: what a recipe holds and what the command line overrides."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationInfo, create_model, field_validator
+
+from adderkit import models
+from adderkit.data import DataConfig
+from adderkit.distill import method_names, method_type
+from adderkit.options import Options
+
+
+class BaseConfig(Options):
+    """Every key but the groups of the methods' own options."""
+
+    method: str = Field("pkkd", description="how the student is trained")
+    student: str = Field("resnet8", description="the network to train")
+    layer: Literal["adder", "conv"] = Field("adder", description="the student's operator")
+    teacher: str | None = Field(None, description="the teacher's network, convolutional; default: the student's twin")
+    teacher_run: Path | None = Field(None, description="folder of a finished run: its student is the fixed teacher")
+    epochs: int = Field(40, ge=1, description="passes over the training images")
+    batch_size: int = Field(64, ge=1, description="images per step")
+    seed: int = Field(0, ge=0, description="of initial values, order and augmentation")
+    lr: float = Field(0.1, ge=0, description="initial learning rate of SGD; a cosine takes it to 0")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(5e-4, ge=0, description="of SGD")
+    eta: float = Field(0.2, ge=0, description="the adder layers' adaptive local learning rate")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto: cuda where there is one")
+    checkpoint_minutes: float = Field(5.0, gt=0, description="between checkpoints within an epoch")
+    data: DataConfig = Field(DataConfig(), description="The images")
+
+    @field_validator("method", "student", "teacher")
+    @classmethod
+    def _is_known(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None:
+            known = method_names() if info.field_name == "method" else models.names()
+            if value not in known:
+                raise ValueError(f"must be one of {', '.join(known)}")
+        return value
+
+    @property
+    def teacher_network(self) -> str:
+        """The teacher's network: `teacher`, or the student's twin."""
+        return self.teacher or self.student
+
+    def method_options(self) -> Options:
+        """The options of the chosen method."""
+        return getattr(self, self.method, None) or method_type(self.method).Options()
+
+
+@cache
+def config_type() -> type[BaseConfig]:
+    """`TrainConfig`: the base with a group of options per registered method that has any."""
+    groups: dict[str, Any] = {}
+    for name in method_names():
+        options = method_type(name).Options
+        if options.model_fields:
+            groups[name] = (options, Field(options(), description=(options.__doc__ or name).strip()))
+    return create_model("TrainConfig", __base__=BaseConfig, __doc__="Trains a network.", **groups)
+
+
+def load_recipe(path: Path) -> BaseConfig:
+    """Reads a YAML recipe. YAML tags construct nothing: plain mappings, lists and scalars only.
+
+    Raises:
+        ValueError: no such file, no YAML, no mapping, unknown keys, impossible values; the text names the file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"recipe `{path}` can't be read: {error}") from None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"recipe `{path}` is no YAML: {error}") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ValueError(f"recipe `{path}` must be a mapping of keys to values, but is {type(values).__name__}")
+    try:
+        return config_type()(**values)
+    except ValueError as error:
+        raise ValueError(f"recipe `{path}`: {error}") from None
+
+
+def to_values(config: BaseConfig) -> dict[str, Any]:
+    """The configuration as plain values, without the options of methods that it does not use."""
+    others = {name for name in method_names() if name != config.method}
+    return config.model_dump(mode="json", exclude=others & set(type(config).model_fields))
+
+
+def to_yaml(config: BaseConfig) -> str:
+    """The configuration as a recipe."""
+    return yaml.safe_dump(to_values(config), sort_keys=False)

@@ -1,0 +1,77 @@
+"""A run's folder: who may write there, and whether a run can start, go on or is finished."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from adderkit.train.checkpoint import write_text
+from adderkit.train.config import BaseConfig, load_recipe, to_values, to_yaml
+
+CONFIG_FILE = "config.yaml"
+
+# What may differ when a run goes on: no weight depends on it.
+_FREE = {"device", "checkpoint_minutes"}
+_FREE_DATA = {"workers", "memory_limit_mb", "root", "train", "test"}
+
+
+@contextmanager
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Holds the folder's lock; it falls with the process, however that ends.
+
+    Args:
+        folder: created where it is missing.
+        wait: wait for another process to finish instead of raising ValueError.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "w")  # noqa: SIM115 (closed below, where the lock falls)
+    except OSError as error:
+        raise ValueError(f"`out` (={folder}) can't be written to: {error}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"`out` (={folder}) is in use: another process is training there") from None
+        yield
+
+
+def check_new(folder: Path) -> None:
+    """Refuses a folder that holds anything."""
+    if folder.exists() and (not folder.is_dir() or any(entry.name != ".lock" for entry in folder.iterdir())):
+        raise ValueError(f"`out` (={folder}) is not empty: choose another folder, or --resume to go on with its run")
+
+
+def check_same_run(folder: Path, config: BaseConfig) -> None:
+    """Refuses to go on with a run of another configuration; writes the configuration where there is none yet."""
+    path = folder / CONFIG_FILE
+    if not path.exists():
+        write_text(path, to_yaml(config))
+        return
+    stored, given = _flat(load_recipe(path)), _flat(config)
+    differing = [
+        f"`{key}` is {stored.get(key)!r} there and {given.get(key)!r} here"
+        for key in dict.fromkeys([*stored, *given])
+        if stored.get(key) != given.get(key)
+    ]
+    if differing:
+        raise ValueError(
+            f"`out` (={folder}) holds another run: {'; '.join(differing)}."
+            f" Go on with `adderkit train {path} --out {folder} --resume`, or choose another folder"
+        )
+
+
+def _flat(config: BaseConfig) -> dict[str, Any]:
+    """What decides a run's weights, a key per value."""
+    values = {key: value for key, value in to_values(config).items() if key not in _FREE}
+    values["data"] = {key: value for key, value in values["data"].items() if key not in _FREE_DATA}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": inner_value for inner, inner_value in value.items()}
+        else:
+            flat[key] = value
+    return flat

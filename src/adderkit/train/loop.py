@@ -1,0 +1,289 @@
+"""The training loop: one student, perhaps a teacher beside it, one method that says what the student minimises."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adderkit.data import ImageData
+from adderkit.distill import Batch, Method, NetOutput, Phase, TapPairs, TeacherNeed
+from adderkit.models import Network
+from adderkit.train.checkpoint import load_state, save_state
+from adderkit.train.config import BaseConfig
+from adderkit.train.display import Display
+from adderkit.train.evaluate import Scores, count_correct, evaluate
+from adderkit.train.interrupt import interrupt_flag
+from adderkit.train.net import Meter, Net
+from adderkit.train.record import Events, Record, Row
+from adderkit.train.schedule import Schedule
+from adderkit.train.weights import NetworkInfo, save_network
+
+STATE_FILE = "state.pt"
+
+
+class Diverged(Exception):
+    """A loss or a weight became NaN or infinite; the run's last checkpoint is untouched."""
+
+
+class Interrupted(Exception):
+    """The user stopped the run; its state is saved."""
+
+
+class Trainer:
+    """Trains a student by a method and keeps the run's folder.
+
+    Args:
+        config: of the run.
+        data: the images, on `device`.
+        student: on `device`.
+        teacher: on `device`; None where `method` needs none. With a progressive method it is trained too.
+        method: not yet set up.
+        folder: of the run; exists.
+        display: told of every step.
+        device: where everything lies.
+    """
+
+    def __init__(
+        self,
+        config: BaseConfig,
+        data: ImageData,
+        student: Network,
+        teacher: Network | None,
+        method: Method,
+        folder: Path,
+        display: Display,
+        device: torch.device,
+    ) -> None:
+        self.config, self.data, self.method = config, data, method
+        self.folder, self.display, self.device = folder, display, device
+        self.schedule = Schedule(method.phases(config.epochs))
+        self.steps = data.train.steps(config.batch_size)
+        self.record = Record(folder)
+        self.epoch = self.step = 0  # the next step's epoch and index, both from 0
+        self.seconds = 0.0  # of training and evaluation, over all sittings
+        self.student = Net("student", student, config)
+        self.teacher = None if teacher is None else Net("teacher", teacher, config)
+        self.is_progressive = method.teacher_need is TeacherNeed.PROGRESSIVE
+        self._hooks = self._set_up()
+
+    def _set_up(self) -> list[Any]:
+        pairs = self.method.tap_pairs(self.student.network, None if self.teacher is None else self.teacher.network)
+        self._tap(pairs)
+        images, labels = next(iter(self.data.train.batches(self.config.batch_size, seed=self.config.seed)))
+        with torch.no_grad(), _evaluating(self.student, self.teacher):
+            teacher = None if self.teacher is None else self.teacher.forward(images)
+            example = Batch(images, labels, self.student.forward(images), teacher, self.schedule.phases[0])
+            hooks = self.method.setup(self.student.network, example)
+        self.student.optimise(self.method.parameter_groups())
+        if self.teacher is not None and self.is_progressive:
+            self.teacher.optimise([])
+        elif self.teacher is not None:
+            self.teacher.network.requires_grad_(False)
+        return hooks
+
+    def _tap(self, pairs: TapPairs) -> None:
+        self.student.tap(pairs.student)
+        if self.teacher is not None:
+            self.teacher.tap(pairs.teacher)
+
+    @property
+    def _nets(self) -> list[Net]:
+        return [self.student] if self.teacher is None else [self.student, self.teacher]
+
+    def fit(self) -> Record:
+        """Trains to the end of the schedule, from wherever the state stands.
+
+        Returns:
+            The record of all epochs.
+
+        Raises:
+            Diverged: a loss, a score or a weight is NaN or infinite.
+            Interrupted: the user pressed Ctrl-C; the state of that very step is saved.
+        """
+        events = Events(self.folder, self.epoch + 1)
+        done = self.epoch * self.steps + self.step
+        self.display.start(self._title(), self.schedule.epochs, self.steps, done)
+        try:
+            with interrupt_flag() as is_interrupted:
+                while self.epoch < self.schedule.epochs:
+                    self._train_epoch(is_interrupted)
+                    rows = self._finish_epoch()
+                    for row in rows:
+                        events.add(row)
+                    self.display.epoch(rows)
+        finally:
+            self.display.stop()
+            events.close()
+        self.close()
+        return self.record
+
+    def close(self) -> None:
+        """Takes everything off the nets that the training put on them."""
+        for net in self._nets:
+            net.taps.close()
+        for hook in self._hooks:
+            hook.remove()
+
+    def _title(self) -> str:
+        config = self.config
+        teacher = ""
+        if self.teacher is not None:
+            kind = "progressive" if self.is_progressive else "fixed"
+            teacher = f", {kind} teacher {self.teacher.network.name}"
+        return (
+            f"{config.method}: {config.layer} {config.student}{teacher} on {self.data.name}"
+            f" ({len(self.data.train)} + {len(self.data.test)} images), {self.schedule.epochs} epochs"
+        )
+
+    def _train_epoch(self, is_interrupted: list[bool]) -> None:
+        config, phase = self.config, self.schedule.phase(self.epoch)
+        self._set_modes(phase)
+        begin = last_save = time.monotonic()
+        batches = self.data.train.batches(config.batch_size, seed=config.seed, epoch=self.epoch, start=self.step)
+        for images, labels in batches:
+            losses = self._train_step(images, labels, phase)
+            self.step += 1
+            meter = self.student.meter if phase.trains_student else self._nets[-1].meter
+            self.display.step(self.epoch + 1, losses, meter.correct / max(meter.images, 1), len(labels))
+            now = time.monotonic()
+            if is_interrupted[0] or (now - last_save > 60 * config.checkpoint_minutes and self.step < self.steps):
+                self.seconds += now - begin
+                begin = last_save = now
+                self.save()
+                if is_interrupted[0]:
+                    raise Interrupted(f"epoch {self.epoch + 1}, step {self.step}")
+        self.seconds += time.monotonic() - begin
+
+    def _set_modes(self, phase: Phase) -> None:
+        self.method.train()
+        self.student.network.train(phase.trains_student)
+        if self.teacher is not None:
+            self.teacher.network.train(self._trains_teacher(phase))
+
+    def _trains_teacher(self, phase: Phase) -> bool:
+        return self.is_progressive and phase.trains_teacher
+
+    def _train_step(self, images: Tensor, labels: Tensor, phase: Phase) -> dict[str, float]:
+        time_ = self.epoch + self.step / self.steps
+        teacher_output = None
+        losses: dict[str, float] = {}
+        if self.teacher is not None:
+            with torch.set_grad_enabled(self._trains_teacher(phase)):
+                output = self.teacher.forward(images)
+            if self._trains_teacher(phase):
+                terms = {"ce": F.cross_entropy(output.logits, labels)}
+                factor = self.schedule.teacher_factor(time_)
+                losses = self._learn(self.teacher, terms, output.logits, labels, factor)
+            teacher_output = NetOutput(
+                output.logits.detach(), {path: tap.detach() for path, tap in output.taps.items()}
+            )
+            del output  # its graph is freed before the student's is built
+        if phase.trains_student:
+            output = self.student.forward(images)
+            terms = self.method.losses(Batch(images, labels, output, teacher_output, phase))
+            factor = self.schedule.student_factor(time_)
+            losses = self._learn(self.student, terms, output.logits, labels, factor)
+        return losses
+
+    def _learn(
+        self, net: Net, terms: Mapping[str, Tensor], logits: Tensor, labels: Tensor, factor: float
+    ) -> dict[str, float]:
+        figures = [*terms.values(), count_correct(logits.detach(), labels)]
+        *values, correct = torch.stack([figure.detach().double() for figure in figures]).tolist()
+        losses = dict(zip(terms, values, strict=True))
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                raise self._diverged(f"the {net.name}'s loss term `{name}` is {value}")
+        net.update(terms, factor)
+        net.meter.add(losses, correct, len(labels))
+        return losses
+
+    def _diverged(self, what: str) -> Diverged:
+        return Diverged(f"{what} in epoch {self.epoch + 1}, step {self.step + 1}")
+
+    def _finish_epoch(self) -> list[Row]:
+        begin = time.monotonic()
+        phase = self.schedule.phase(self.epoch)
+        rows = [self._row(net, phase) for net in self._nets]
+        if self.schedule.ends_phase(self.epoch):
+            self.method.end_phase(phase, self.student.network)
+        self.seconds += time.monotonic() - begin
+        self.epoch, self.step = self.epoch + 1, 0
+        for row in rows:
+            self.record.add(row | {"seconds": self.seconds})
+        for net in self._nets:
+            net.meter = Meter()
+        self.save()
+        self.record.write()
+        for net, stem in zip(self._nets, ("last", "teacher"), strict=False):
+            save_network(self.folder / f"{stem}.safetensors", net.network, NetworkInfo.of(net.network, self.data))
+        return rows
+
+    def _row(self, net: Net, phase: Phase) -> Row:
+        scores = self._scores(net)
+        row: Row = {"epoch": self.epoch + 1, "net": net.name, "phase": phase.name}
+        if net.meter.images:
+            factor = self.schedule.student_factor if net is self.student else self.schedule.teacher_factor
+            row |= {"lr": self.config.lr * factor(self.epoch)} | net.meter.row()
+        return row | {"test_loss": scores.loss, "test_top1": scores.top1, "test_top5": scores.top5}
+
+    def _scores(self, net: Net) -> Scores:
+        if net is self.teacher and not self.is_progressive:
+            earlier = self.record.of(net.name)
+            if earlier:  # a fixed teacher scores the same every epoch
+                return Scores(*(earlier[-1][f"test_{name}"] for name in Scores._fields))
+        scores = evaluate(net.network, self.data.test)
+        if not math.isfinite(scores.loss):
+            raise Diverged(f"the {net.name}'s test loss is {scores.loss} after epoch {self.epoch + 1}")
+        return scores
+
+    def save(self) -> None:
+        """Writes the state of the run: everything that the steps to come depend on."""
+        for net in self._nets:
+            for name, tensor in net.network.state_dict().items():
+                if tensor.is_floating_point() and not tensor.isfinite().all():
+                    raise self._diverged(f"the {net.name}'s `{name}` holds a NaN or an infinity")
+        cuda = self.device.type == "cuda"
+        state = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "rows": self.record.rows,
+            "nets": {net.name: net.state() for net in self._nets},
+            "method": self.method.state_dict(),
+            "random": torch.cuda.get_rng_state(self.device) if cuda else torch.get_rng_state(),
+        }
+        save_state(self.folder / STATE_FILE, state)
+
+    def load(self) -> None:
+        """Goes back to the run's saved state."""
+        state = load_state(self.folder / STATE_FILE)
+        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.record.rows = state["rows"]
+        for net in self._nets:
+            net.load(state["nets"][net.name])
+        self.method.load_state_dict(state["method"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random"], self.device)
+        else:
+            torch.set_rng_state(state["random"])
+
+
+@contextmanager
+def _evaluating(*nets: Net | None) -> Iterator[None]:
+    modes: list[tuple[nn.Module, bool]] = [(net.network, net.network.training) for net in nets if net is not None]
+    for module, _ in modes:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module, was_training in modes:
+            module.train(was_training)

@@ -1,0 +1,88 @@
+"""A network in training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adderkit.distill import NetOutput, Taps
+from adderkit.models import Network
+from adderkit.nn import adder_parameters
+from adderkit.train.config import BaseConfig
+from adderkit.train.local_rate import AdaptiveLocalRate
+from adderkit.train.record import Row
+
+
+@dataclass
+class Meter:
+    """Sums over the steps of one epoch, for one net."""
+
+    images: int = 0
+    correct: float = 0.0
+    terms: dict[str, float] = field(default_factory=dict)
+
+    def add(self, terms: Mapping[str, float], correct: float, images: int) -> None:
+        self.images += images
+        self.correct += correct
+        for name, value in terms.items():
+            self.terms[name] = self.terms.get(name, 0.0) + value * images
+
+    def row(self) -> Row:
+        means = {name: value / self.images for name, value in self.terms.items()}
+        row: Row = {"train_loss": sum(means.values()), "train_top1": self.correct / self.images}
+        return row | {f"loss.{name}": value for name, value in means.items()}
+
+
+class Net:
+    """A network in training: its optimiser, with the adaptive local rate on adder filters, its taps and its meter."""
+
+    def __init__(self, name: str, network: Network, config: BaseConfig) -> None:
+        self.name = name
+        self.network = network
+        self.config = config
+        self.taps = Taps(network, ())
+        self.meter = Meter()
+        self.optimizer: torch.optim.Optimizer | None = None
+
+    def tap(self, paths: tuple[str, ...]) -> None:
+        self.taps = Taps(self.network, paths)
+
+    def optimise(self, extra_groups: list[dict[str, Any]]) -> None:
+        """Builds SGD over the network's parameters and `extra_groups`."""
+        config = self.config
+        groups = [{"params": list(self.network.parameters())}, *extra_groups]
+        self.optimizer = torch.optim.SGD(
+            groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+        if adder_parameters(self.network):
+            AdaptiveLocalRate(self.network, eta=config.eta).attach(self.optimizer)
+
+    def forward(self, images: Tensor) -> NetOutput:
+        return NetOutput(self.network(images), self.taps.take())
+
+    def update(self, terms: Mapping[str, Tensor], factor: float) -> None:
+        """One step down the sum of `terms`, at `factor` times the run's rate."""
+        if self.optimizer is None:
+            raise RuntimeError(f"the {self.name} is not trained")
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * factor * group.get("lr_scale", 1.0)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()
+        self.optimizer.step()
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
+            "meter": vars(self.meter),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.meter = Meter(**state["meter"])
