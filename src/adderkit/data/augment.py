@@ -53,4 +53,4 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     scale = images.new_tensor([1 / (255 * s) for s in std], dtype=torch.float32)
     shift = images.new_tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32)
     floats = images.to(torch.float32, memory_format=torch.channels_last)
-    return floats.mul_(scale[:, None, None]).add_(shift[:, None, None])
+    return torch.addcmul(shift[:, None, None], floats, scale[:, None, None], out=floats)

@@ -7,11 +7,11 @@ first frame of an animation counts, and EXIF orientation is not applied.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+
+from adderkit.data.raw import RawSplit
 
 _GREY_MODES = {"1", "L", "LA", "La", "I"}
 
@@ -59,35 +59,42 @@ def _fit(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def read(
-    opener: Callable[[int], Image.Image], where: Callable[[int], str], index: int, size: int | None
-) -> NDArray[np.uint8]:
-    """Opens and decodes one image; shape (H, W, C), uint8.
+def read(raw: RawSplit, row: int, size: int | None) -> NDArray[np.uint8]:
+    """Opens and decodes one image of a split; shape (H, W, C), uint8, as `decode`.
 
     Raises:
         ValueError: The image is broken; the message names it.
     """
     try:
-        with opener(index) as image:
+        with raw.open(row) as image:
             return decode(image, size)
     except Exception as error:
-        raise broken(where(index), error) from error
+        raise _broken(raw.where(row), error) from error
 
 
-def header(opener: Callable[[int], Image.Image], where: Callable[[int], str], index: int) -> tuple[int, int, int]:
+def header(raw: RawSplit, row: int) -> tuple[int, int, int]:
     """Width, height and channels of one image, without decoding its pixels.
 
     Raises:
         ValueError: The image is broken; the message names it.
     """
     try:
-        with opener(index) as image:
+        with raw.open(row) as image:
             return *image.size, channels(image)
     except Exception as error:
-        raise broken(where(index), error) from error
+        raise _broken(raw.where(row), error) from error
 
 
-def broken(where: str, error: Exception) -> ValueError:
+def mixed_sizes(one: str, size: tuple[int, ...], other: str, other_size: tuple[int, ...]) -> ValueError:
+    """The error for two images of different sizes (width, height)."""
+    sizes = ["x".join(str(side) for side in s) for s in (size, other_size)]
+    return ValueError(
+        f"image sizes differ: {one} is {sizes[0]}, {other} is {sizes[1]} (width x height); "
+        "set `image_size` to resize and crop all images to one size"
+    )
+
+
+def _broken(where: str, error: Exception) -> ValueError:
     """The error for an image that does not decode.
 
     Pillow's plug-ins raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more for broken files, so

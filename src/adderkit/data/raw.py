@@ -27,9 +27,9 @@ class RawSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def rows(self, start: int, stop: int) -> RawSplit:
-        """The images start to stop - 1."""
-        return RawSplit(self.labels[start:stop], lambda i: self.open(i + start), lambda i: self.where(i + start))
+    def take(self, rows: NDArray[np.int64]) -> RawSplit:
+        """The images of these row numbers."""
+        return RawSplit(self.labels[rows], lambda i: self.open(int(rows[i])), lambda i: self.where(int(rows[i])))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from torch import Tensor
 from adderkit.data import image
 from adderkit.data.raw import RawSplit
 from adderkit.data.split import Preparation, Split
-from adderkit.data.tensors import mixed_sizes
 
 _AHEAD = 3  # batches being decoded: one to hand over, two so that threads never wait at a batch's end
 _CHUNK = 1024
@@ -42,16 +41,16 @@ def scan(raw: RawSplit, workers: int, same_size: bool) -> int:
 
     def chunk(start: int) -> list[tuple[int, int, int]]:
         rows = range(start, min(start + _CHUNK, len(raw)))
-        return [image.header(raw.open, raw.where, i) for i in rows]
+        return [image.header(raw, i) for i in rows]
 
-    first = image.header(raw.open, raw.where, 0)
+    first = image.header(raw, 0)
     channels, row = 1, 0
     with ThreadPoolExecutor(max(1, workers)) as pool:
         try:
             for headers in pool.map(chunk, range(0, len(raw), _CHUNK)):
                 for width, height, colours in headers:
                     if same_size and (width, height) != first[:2]:
-                        raise mixed_sizes(raw.where(0), first[:2], raw.where(row), (width, height))
+                        raise image.mixed_sizes(raw.where(0), first[:2], raw.where(row), (width, height))
                     channels = max(channels, colours)
                     row += 1
         finally:
@@ -63,9 +62,9 @@ def read_rows(
     raw: RawSplit, rows: Sequence[int] | NDArray[np.int64], size: int | None, channels: int
 ) -> NDArray[np.uint8]:
     """Decodes some images; shape (N, C, H, W), uint8, grey ones repeated where C = 3."""
-    images = [image.read(raw.open, raw.where, int(i), size) for i in rows]
+    images = [image.read(raw, int(i), size) for i in rows]
     same = [np.broadcast_to(one, (*one.shape[:2], channels)) for one in images]
-    return np.ascontiguousarray(np.stack(same).transpose(0, 3, 1, 2))
+    return np.stack(same).transpose(0, 3, 1, 2)
 
 
 class StreamSplit(Split):
@@ -103,8 +102,8 @@ class StreamSplit(Split):
         with ThreadPoolExecutor(self._workers) as pool:
             try:
                 yield from self._prefetched(batches, pool)
-            finally:  # a caller that stops early must not wait for what it will not use
-                pool.shutdown(wait=False, cancel_futures=True)
+            finally:  # a caller that stops early waits for running tasks only
+                pool.shutdown(cancel_futures=True)
 
     def _prefetched(self, batches: Sequence[NDArray[np.int64]], pool: ThreadPoolExecutor) -> Iterator[Tensor]:
         def submit(rows: NDArray[np.int64]) -> list[Future[NDArray[np.uint8]]]:
