@@ -193,8 +193,10 @@ class AdderLinear(AdderLayer):
             raise ValueError(
                 f"`input` (shape {tuple(input.shape)}) must have {self.in_features} features in its last dimension"
             )
-        # One image whose positions are the vectors: its channels_last view needs no copy.
-        image = input.reshape(1, -1, 1, self.in_features).permute(0, 3, 1, 2)
+        # One image whose positions are the vectors, so that kernels can tile over them (no image where there is no
+        # vector); its channels_last view needs no copy.
+        vectors = input.shape[:-1].numel()
+        image = input.reshape(min(vectors, 1), max(vectors, 1), 1, self.in_features).permute(0, 3, 1, 2)
         output = adder2d(image, self.weight[:, :, None, None], self.bias)
         output = output.permute(0, 2, 3, 1).reshape(*input.shape[:-1], self.out_features)
         self._watch_once(output)
