@@ -45,7 +45,7 @@ class Phase:
 
 
 class TapPairs(NamedTuple):
-    """Module paths whose outputs a method sees; where both are given, the i-th of one belongs to the i-th of the other."""
+    """Module paths whose outputs a method sees; the i-th of the student belongs to the i-th of the teacher."""
 
     student: tuple[str, ...] = ()
     teacher: tuple[str, ...] = ()

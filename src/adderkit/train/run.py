@@ -104,6 +104,7 @@ def _summary(config: BaseConfig, data: ImageData, trainer: Trainer, device: torc
         "best_epoch": best["epoch"],
         "final_top5": rows[-1]["test_top5"],
         "teacher_final_top1": teacher_rows[-1]["test_top1"] if teacher_rows else None,
+        "teacher_best_top1": max((row["test_top1"] for row in teacher_rows), default=None),
         "seconds": round(trainer.seconds, 2),
         "device": environment.device_name(device),
         "kernels": next((backend.name for backend in ops.backends() if backend.active), None),

@@ -1,4 +1,4 @@
-"""The methods, one file each. Third parties register theirs in modules named by the entry-point group of this package."""
+"""The methods, one file each; those of third parties come from the entry points `adderkit.methods`."""
 
 from adderkit.distill.method import Method
 from adderkit.registry import Registry
