@@ -168,6 +168,17 @@ def test_channels_last_comes_out_as_it_went_in():
     torch.testing.assert_close(y, layer(x))
 
 
+def test_compiles_without_a_break():
+    model = nn.Sequential(Adder2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Flatten(), AdderLinear(100, 5))
+    x = torch.randn(2, 3, 5, 5)
+    expected = model.eval()(x)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), expected)
+    model.train()
+    compiled(x).sum().backward()
+    assert model[0].weight.grad is not None
+
+
 def test_dtype_and_device_reach_the_parameters():
     layer = Adder2d(2, 3, 1, bias=True, device="meta", dtype=torch.bfloat16)
     assert {(p.device.type, p.dtype) for p in layer.parameters()} == {("meta", torch.bfloat16)}

@@ -67,15 +67,19 @@ def create(
         raise ValueError(f"`name` (={name!r}) is unknown{hint} Allowed: {', '.join(sorted(_builders))}")
     if layer not in LAYERS:
         raise ValueError(f"`layer` (={layer!r}) must be one of {', '.join(LAYERS)}")
-    for argument, value, minimum in (("num_classes", num_classes, 2), ("in_channels", in_channels, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise ValueError(f"`{argument}` (={value!r}) must be an integer >= {minimum}")
+    _check_count("num_classes", num_classes, 2)
+    _check_count("in_channels", in_channels, 1)
     network = _builders[name](LAYERS[layer], num_classes, in_channels)
     for path in (network.stem_path, network.classifier_path, *network.stage_paths):
         network.get_submodule(path)  # AttributeError where a family's facts are wrong
     network.name, network.layer = name, layer
     network.num_classes, network.in_channels = num_classes, in_channels
     return network
+
+
+def _check_count(argument: str, value: object, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"`{argument}` (={value!r}) must be an integer >= {minimum}")
 
 
 @cache

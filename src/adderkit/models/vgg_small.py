@@ -25,7 +25,7 @@ class Stage(nn.Module):
         super().__init__()
         self.conv1 = first
         self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
         self.conv2 = second
         self.bn2 = nn.BatchNorm2d(width)
         self.pool = nn.MaxPool2d(2)

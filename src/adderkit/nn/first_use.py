@@ -4,7 +4,8 @@ A layer cannot know its consumer when it runs. At its first training step it the
 until one of them receives that very tensor, or until backward reaches it; later steps pay one comparison. The hook
 speaks only where there is no doubt: where an activation, a convolution, a linear layer, a loss or another adder layer
 receives the output itself. Anything else (functions such as `torch.relu`, additions, pooling, dropout) may still lead
-to a normalisation and passes in silence; `unnormalised` is the full check.
+to a normalisation and passes in silence, as does a model that is compiled from its first step on; `unnormalised` is
+the full check.
 """
 
 from __future__ import annotations

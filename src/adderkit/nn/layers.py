@@ -212,7 +212,7 @@ def adder_parameters(model: nn.Module) -> list[nn.Parameter]:
     return list({id(layer.weight): layer.weight for layer in layers}.values())
 
 
-def _check_count(name: str, value: int) -> None:
+def _check_count(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"`{name}` (={value!r}) must be an integer >= 1")
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase  # the base of batch and instance normalisation
+from torch.utils.hooks import RemovableHandle
 
 from adderkit.nn.first_use import WHY
 from adderkit.nn.layers import AdderLayer
 
-_NORMALISATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_NORMALISATIONS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    *(nn.GroupNorm, nn.LayerNorm, nn.RMSNorm),
+)
 
 
 def unnormalised(model: nn.Module, example: Tensor | tuple[Any, ...]) -> list[str]:
@@ -32,7 +36,7 @@ def unnormalised(model: nn.Module, example: Tensor | tuple[Any, ...]) -> list[st
     Returns:
         Module paths, in the model's order.
     """
-    paths = {module: path for path, module in model.named_modules()}
+    paths: dict[nn.Module, str] = {module: path for path, module in model.named_modules()}
     pending: list[tuple[str, Tensor, int]] = []  # keeps the tensors alive, so that none is mistaken for another
 
     def produced(layer: nn.Module, args: Any, output: Tensor) -> None:
@@ -45,7 +49,7 @@ def unnormalised(model: nn.Module, example: Tensor | tuple[Any, ...]) -> list[st
             for item in found:
                 pending.remove(item)
 
-    handles = []
+    handles: list[RemovableHandle] = []
     try:
         for module in paths:
             if isinstance(module, AdderLayer):
@@ -79,7 +83,7 @@ def _root(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
+def _evaluation(model: nn.Module) -> Generator[None]:
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -74,7 +74,7 @@ class AdaptiveLocalRate:
             if tensor.grad is not None:
                 # float32 at least: in float16 the norm overflows from 65504 on, the factor with gradients below 3e-6
                 wide = tensor.grad.to(torch.promote_types(tensor.grad.dtype, torch.float32))
-                norm = torch.linalg.vector_norm(wide).clamp(min=_SMALLEST_NORM)
+                norm: Tensor = torch.linalg.vector_norm(wide).clamp(min=_SMALLEST_NORM)
                 tensor.grad.copy_(wide * (self.eta * math.sqrt(tensor.numel()) / norm * unit))
 
     def _before_step(
