@@ -36,7 +36,7 @@ class Registry(Generic[T]):
 
         def enter(thing: T) -> T:
             if name in self._table:
-                raise ValueError(f"the {self.kind} {name!r} is registered twice: {self._table[name]!r} and {thing!r}")
+                raise ValueError(f"the {self.kind} {name!r} is taken by {self._table[name]!r}, so not for {thing!r}")
             self._table[name] = thing
             return thing
 

@@ -158,7 +158,7 @@ class PKKD(Method):
         ).sum()
 
     def _normalised(self, features: Tensor) -> Tensor:
-        return F.batch_norm(features, None, None, training=True) if self.options.normalise else features
+        return F.batch_norm(features, None, None, training=True, eps=1e-12) if self.options.normalise else features
 
     @staticmethod
     def _pairs(batch: Batch):

@@ -1,0 +1,54 @@
+"""The kernels against NumPy in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from adderkit.distill.kernels import RunningScale, adder_kernel, convolution_kernel
+
+
+def test_convolution_kernel_is_theorem_1s_left_side():
+    output = np.linspace(-4, 4, 50)
+    found = convolution_kernel(torch.from_numpy(output), 0.8).numpy()
+    np.testing.assert_allclose(found, np.exp(-output / (2 * 0.8**2)), rtol=1e-12)
+
+
+def test_adder_kernel_rises_with_similarity():
+    output = np.linspace(-9, 0, 50)
+    found = adder_kernel(torch.from_numpy(output), 1.7).numpy()
+    np.testing.assert_allclose(found, np.exp(output / 1.7), rtol=1e-12)
+    assert (np.diff(found) > 0).all()
+
+
+def test_exponents_are_limited():
+    far = torch.tensor([-1e4, 1e4])
+    for kernel in (convolution_kernel, adder_kernel):
+        assert kernel(far, 1.0).isfinite().all()
+        assert kernel(far, 1.0).max().item() == np.float32(np.exp(10.0))
+
+
+def test_running_scale_follows_the_data():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(-300, 20, (4, 3, 5, 5)), rng.normal(-280, 30, (4, 3, 5, 5))
+    scale = RunningScale(momentum=0.1)
+    standardised = scale(torch.from_numpy(first)).double().numpy()
+    np.testing.assert_allclose(standardised, (first - first.mean()) / first.std(), atol=1e-4)
+    scale(torch.from_numpy(second))
+    mean = 0.9 * first.mean() + 0.1 * second.mean()
+    deviation = 0.9 * first.std() + 0.1 * second.std()
+    np.testing.assert_allclose([scale.mean.item(), scale.deviation.item()], [mean, deviation], rtol=1e-5)
+
+
+def test_running_scale_stands_still_in_evaluation():
+    scale = RunningScale().eval()
+    before = {name: value.clone() for name, value in scale.state_dict().items()}
+    scale(torch.randn(2, 3, 4, 4) * 50)
+    assert all(torch.equal(value, before[name]) for name, value in scale.state_dict().items())
+
+
+def test_no_gradient_through_the_statistics():
+    output = torch.randn(8, requires_grad=True)
+    scale = RunningScale()
+    scale(output).sum().backward()
+    assert output.grad is not None
+    torch.testing.assert_close(output.grad, torch.full((8,), 1 / scale.deviation.item()))

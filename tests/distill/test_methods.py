@@ -1,0 +1,182 @@
+"""Losses of the methods against NumPy in float64, written from the papers' formulas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from adderkit.distill import Batch, NetOutput, Phase, TeacherNeed, method_type
+from adderkit.nn import Adder2d
+from numpy.typing import NDArray
+from torch import nn
+
+PHASE = Phase("train", 1)
+Array = NDArray[np.float64]
+
+
+def softmax(logits: Array) -> Array:
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def cross_entropy(logits: Array, targets: Array) -> float:
+    return float(-(targets * np.log(softmax(logits))).sum(1).mean())
+
+
+def one_hot(labels: Array, classes: int) -> Array:
+    return np.eye(classes)[labels.astype(int)]
+
+
+def standardise(values: Array) -> Array:
+    return (values - values.mean()) / values.std()
+
+
+def per_channel(values: Array) -> Array:
+    axes = (0, 2, 3)
+    return (values - values.mean(axes, keepdims=True)) / np.sqrt(values.var(axes, keepdims=True) + 1e-12)
+
+
+@pytest.fixture
+def batch() -> Batch:
+    """Two taps per net, the student's wider than the teacher's; logits of 5 classes."""
+    rng = torch.Generator().manual_seed(3)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=rng, dtype=torch.float32)
+
+    student = NetOutput(draw(6, 5).requires_grad_(), {"a": 9 * draw(6, 4, 3, 3) - 80, "b": 5 * draw(6, 7, 2, 2) - 60})
+    teacher = NetOutput(draw(6, 5), {"a": 2 * draw(6, 3, 3, 3) + 1, "b": 3 * draw(6, 8, 2, 2)})
+    labels = torch.randint(5, (6,), generator=rng)
+    return Batch(draw(6, 3, 8, 8), labels, student, teacher, PHASE)
+
+
+@pytest.fixture
+def student_net() -> nn.Module:
+    return nn.ModuleDict({"a": Adder2d(1, 4, 1), "b": Adder2d(1, 7, 1)})
+
+
+def array(tensor: torch.Tensor) -> Array:
+    return tensor.detach().double().numpy()
+
+
+def test_none_is_cross_entropy(batch):
+    method = method_type("none")(method_type("none").Options())
+    assert method.teacher_need is TeacherNeed.NONE
+    losses = method.losses(batch)
+    expected = cross_entropy(array(batch.student.logits), one_hot(array(batch.labels), 5))
+    assert set(losses) == {"ce"}
+    assert losses["ce"].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("temperature", "weight"), [(4.0, 0.9), (1.0, 0.5), (2.5, 0.0)])
+def test_kd_is_hintons_formula(batch, temperature, weight):
+    cls = method_type("kd")
+    losses = cls(cls.Options(temperature=temperature, weight=weight)).losses(batch)
+    student, teacher = array(batch.student.logits), array(batch.teacher.logits)
+    p, q = softmax(teacher / temperature), softmax(student / temperature)
+    kl = (p * (np.log(p) - np.log(q))).sum(1).mean()
+    hard = cross_entropy(student, one_hot(array(batch.labels), 5))
+    assert losses["kd"].item() == pytest.approx(weight * temperature**2 * kl, rel=1e-4, abs=1e-9)
+    assert losses["ce"].item() == pytest.approx((1 - weight) * hard, rel=1e-5)
+
+
+def make_pkkd(batch, student_net, **options):
+    cls = method_type("pkkd")
+    method = cls(cls.Options(**options))
+    torch.manual_seed(0)
+    assert method.setup(student_net, batch) == []
+    return method.train()
+
+
+def expected_mid(batch: Batch, method: nn.Module, student_kernel, teacher_kernel) -> float:
+    total = 0.0
+    pairs = zip(batch.student.taps.values(), batch.teacher.taps.values(), method.student_branches, strict=True)
+    for output, target, branch in pairs:
+        weight, bias = array(branch.rho.weight)[:, :, 0, 0], array(branch.rho.bias)
+        mapped = np.einsum("nchw,oc->nohw", student_kernel(array(output)), weight) + bias[:, None, None]
+        total += float(((mapped - per_channel(teacher_kernel(array(target)))) ** 2).mean())
+    return total
+
+
+@pytest.mark.parametrize(
+    ("signs", "student_sign", "teacher_sign"), [("mixed", 1, -1), ("rising", 1, 1), ("literal", -1, -1)]
+)
+def test_pkkd_mid_term(batch, student_net, signs, student_sign, teacher_sign):
+    method = make_pkkd(batch, student_net, signs=signs, sigma_a=1.5, sigma_c=0.9, beta=0.3)
+    expected = expected_mid(
+        batch,
+        method,
+        lambda output: np.exp(student_sign * standardise(output) / 1.5),
+        lambda target: np.exp(teacher_sign * standardise(target) / (2 * 0.9**2)),
+    )
+    assert method.losses(batch)["mid"].item() == pytest.approx(0.3 * expected, rel=1e-4)
+
+
+def test_pkkd_without_kernel_compares_standardised_outputs(batch, student_net):
+    method = make_pkkd(batch, student_net, kernel=False, beta=1.0)
+    expected = expected_mid(batch, method, standardise, standardise)
+    assert method.losses(batch)["mid"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_pkkd_fixed_sigma_is_in_raw_units(batch, student_net):
+    method = make_pkkd(batch, student_net, sigma="fixed", sigma_a=20.0, sigma_c=2.0, beta=1.0)
+    expected = expected_mid(
+        batch,
+        method,
+        lambda output: np.exp((output - output.mean()) / 20.0),
+        lambda target: np.exp(-(target - target.mean()) / (2 * 2.0**2)),
+    )
+    assert method.losses(batch)["mid"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_pkkd_convolutional_student_has_the_teachers_kernel(batch):
+    convolutions = nn.ModuleDict({"a": nn.Conv2d(1, 4, 1), "b": nn.Conv2d(1, 7, 1)})
+    method = make_pkkd(batch, convolutions, sigma_c=1.2, beta=1.0)
+
+    def kernel(output: Array) -> Array:
+        return np.exp(-standardise(output) / (2 * 1.2**2))
+
+    assert method.losses(batch)["mid"].item() == pytest.approx(expected_mid(batch, method, kernel, kernel), rel=1e-4)
+
+
+def test_pkkd_blended_loss(batch, student_net):
+    losses = make_pkkd(batch, student_net, alpha=0.7).losses(batch)
+    student, teacher = array(batch.student.logits), array(batch.teacher.logits)
+    assert losses["ce"].item() == pytest.approx(cross_entropy(student, one_hot(array(batch.labels), 5)), rel=1e-5)
+    assert losses["soft"].item() == pytest.approx(0.7 * cross_entropy(student, softmax(teacher)), rel=1e-5)
+
+
+def test_pkkd_rho_on_both_sides_cannot_collapse(batch, student_net):
+    """Shrinking rho on both sides would bring any plain MSE to 0: the unit variance of the target keeps it at 1."""
+    method = make_pkkd(batch, student_net, rho="both", beta=1.0)
+    with torch.no_grad():
+        for branch in (*method.student_branches, *method.teacher_branches):
+            branch.rho.weight.mul_(1e-3)
+            branch.rho.bias.zero_()
+    # features of a thousandth still have to match a target of unit variance: 1 for each of the two taps
+    assert method.losses(batch)["mid"].item() == pytest.approx(2.0, abs=0.02)
+
+
+def test_pkkd_learned_sigma_has_its_own_slow_group(batch, student_net):
+    method = make_pkkd(batch, student_net, sigma="learned")
+    maps, widths = method.parameter_groups()
+    assert widths["lr_scale"] == 0.01
+    assert len(widths["params"]) == 4
+    assert len(maps["params"]) == 4  # weight and bias of two maps
+    method.losses(batch)["mid"].backward()
+    assert all(width.grad is not None and width.grad.abs() > 0 for width in widths["params"])
+
+
+def test_pkkd_maps_of_different_size_are_refused(batch, student_net):
+    teacher = NetOutput(batch.teacher.logits, {"a": torch.randn(6, 3, 5, 5), "b": batch.teacher.taps["b"]})
+    wrong = Batch(batch.images, batch.labels, batch.student, teacher, PHASE)
+    with pytest.raises(ValueError, match=r"`a` gives the student \(3, 3\) pixels, its pair in the teacher \(5, 5\)"):
+        make_pkkd(wrong, student_net)
+
+
+@pytest.mark.parametrize("progressive", [True, False])
+def test_pkkd_and_kd_declare_their_teacher(progressive):
+    need = TeacherNeed.PROGRESSIVE if progressive else TeacherNeed.FIXED
+    for name in ("pkkd", "kd"):
+        cls = method_type(name)
+        assert cls(cls.Options(progressive=progressive)).teacher_need is need
