@@ -1,0 +1,58 @@
+"""Files are whole or not there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from adderkit.train.checkpoint import load_state, save_state, write_atomically, write_text
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_state_comes_back(tmp_path):
+    state = {"tensor": torch.arange(5.0), "rows": [{"a": 1.5, "b": "x"}], "none": None}
+    save_state(tmp_path / "state.pt", state)
+    loaded = load_state(tmp_path / "state.pt")
+    assert torch.equal(loaded["tensor"], state["tensor"])
+    assert loaded["rows"] == state["rows"]
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
+def test_truncated_state_is_reported(tmp_path, keep):
+    path = tmp_path / "state.pt"
+    save_state(path, {"tensor": torch.arange(1000.0)})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep if keep >= 1 else keep * len(whole))])
+    with pytest.raises(ValueError, match=r"state\.pt` can.t be read"):
+        load_state(path)
+
+
+def test_nothing_in_a_state_is_executed(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("executed",))
+
+    path = tmp_path / "state.pt"
+    torch.save({"format": 1, "evil": Evil()}, path)
+    with pytest.raises(ValueError, match="can't be read"):
+        load_state(path)
+
+
+def test_another_format_is_refused(tmp_path):
+    path = tmp_path / "state.pt"
+    torch.save({"format": 99}, path)
+    with pytest.raises(ValueError, match="has format 99; this version reads 1$"):
+        load_state(path)

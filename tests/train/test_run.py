@@ -1,0 +1,223 @@
+"""Runs: their files, going on, fixed teachers, what stops them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from adderkit import train
+from adderkit.data import load
+from adderkit.distill import method_type
+from adderkit.train.config import config_type
+
+SUMMARY_KEYS = {
+    "method", "dataset", "student", "teacher", "layer", "seed", "epochs", "final_top1", "best_top1",
+    "teacher_final_top1", "seconds", "device", "versions", "commit",
+}  # fmt: skip
+
+
+def weights(folder, name="last"):
+    return load_file(folder / f"{name}.safetensors")
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for key in first:
+        assert torch.equal(first[key], second[key]), key
+
+
+def metrics(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_files_of_a_run(make_config, tmp_path, display):
+    summary = train.train(make_config(), tmp_path / "run", display=display)
+    folder = tmp_path / "run"
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert summary.keys() >= SUMMARY_KEYS
+    assert (summary["method"], summary["dataset"], summary["student"]) == ("pkkd", "digits", "resnet8")
+    assert 0 <= summary["final_top1"] <= summary["best_top1"] <= 1
+    rows = metrics(folder)
+    assert [(row["epoch"], row["net"]) for row in rows] == [
+        ("1", "student"), ("1", "teacher"), ("2", "student"), ("2", "teacher"),
+    ]  # fmt: skip
+    assert rows[0].keys() >= {"loss.ce", "loss.soft", "loss.mid", "train_loss", "test_top1", "test_top5", "lr"}
+    assert list((folder / "tensorboard").iterdir())
+    assert train.load_recipe(folder / "config.yaml") == make_config()
+
+
+def test_saved_student_scores_what_the_summary_says(make_config, tmp_path, display):
+    config = make_config()
+    summary = train.train(config, tmp_path / "run", display=display)
+    data = load(config.data, torch.device("cpu"))
+    for name, key in (("last", "final_top1"), ("teacher", "teacher_final_top1")):
+        network, info = train.load_network(tmp_path / "run" / f"{name}.safetensors")
+        assert train.evaluate(network, data.test).top1 == summary[key]
+        assert info.dataset == "digits"
+
+
+def test_student_alone_is_saved(make_config, tmp_path, display):
+    """No rho, no statistics of the method: exactly what the network itself has."""
+    train.train(make_config(), tmp_path / "run", display=display)
+    network, _ = train.load_network(tmp_path / "run" / "last.safetensors")
+    assert weights(tmp_path / "run").keys() == network.state_dict().keys()
+
+
+@pytest.mark.parametrize("method", ["none", "pkkd"])
+def test_same_seed_same_weights_other_seed_others(make_config, tmp_path, display, method):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train.train(make_config(method=method, seed=seed, epochs=1), tmp_path / name, display=display)
+    assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not torch.equal(weights(tmp_path / "a")["conv1.weight"], weights(tmp_path / "c")["conv1.weight"])
+
+
+class StopAt:
+    """Presses Ctrl-C after some steps."""
+
+    def __init__(self, display, steps):
+        self.display, self.left = display, steps
+
+    def __getattr__(self, name):
+        return getattr(self.display, name)
+
+    def step(self, *arguments):
+        self.display.step(*arguments)
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 6])
+def test_interrupted_run_goes_on_to_the_same_end(make_config, tmp_path, display, steps):
+    config = make_config()
+    train.train(config, tmp_path / "whole", display=display)
+    with pytest.raises(train.Interrupted, match=f"epoch {(steps - 1) // 4 + 1}, step {(steps - 1) % 4 + 1}"):
+        train.train(config, tmp_path / "parts", display=StopAt(display, steps))
+    assert not (tmp_path / "parts" / "summary.json").exists()
+    before = display.steps
+    train.train(config, tmp_path / "parts", resume=True, display=display)
+    assert display.steps - before == 8 - steps  # no batch is trained twice
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert_same(weights(tmp_path / "whole", "teacher"), weights(tmp_path / "parts", "teacher"))
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+
+
+def test_ctrl_c_is_left_as_it_was(make_config, tmp_path, display):
+    before = signal.getsignal(signal.SIGINT)
+    train.train(make_config(epochs=1), tmp_path / "run", display=display)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_finished_run_is_not_trained_again(make_config, tmp_path, display):
+    config = make_config(epochs=1)
+    summary = train.train(config, tmp_path / "run", resume=True, display=display)
+    steps = display.steps
+    assert train.train(config, tmp_path / "run", resume=True, display=display) == summary
+    assert display.steps == steps
+
+
+def test_folder_with_anything_is_refused(make_config, tmp_path, display):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"`out` \(=.*\) is not empty"):
+        train.train(make_config(), tmp_path / "run", display=display)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
+
+
+def test_another_configuration_does_not_go_on(make_config, tmp_path, display):
+    train.train(make_config(epochs=1), tmp_path / "run", display=display)
+    with pytest.raises(ValueError, match=r"`epochs` is 1 there and 3 here; `pkkd\.beta` is 0\.1 there and 0\.5 here"):
+        train.train(make_config(epochs=3, pkkd={"beta": 0.5}), tmp_path / "run", resume=True, display=display)
+
+
+def test_impossible_batch_size_leaves_no_folder_behind(make_config, tmp_path, display):
+    with pytest.raises(ValueError, match=r"`batch_size` \(=129\)"):
+        train.train(make_config(batch_size=129), tmp_path / "run", display=display)
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_nan_stops_the_run_and_keeps_the_checkpoint(make_config, tmp_path, display, monkeypatch):
+    """The third epoch's second step meets a NaN in one term: named, and the state of epoch 2 survives."""
+    cls = method_type("pkkd")
+    original = cls.losses
+    calls = []
+
+    def poisoned(self, batch):
+        terms = original(self, batch)
+        calls.append(1)
+        return {**terms, "mid": terms["mid"] * float("nan")} if len(calls) == 10 else terms
+
+    monkeypatch.setattr(cls, "losses", poisoned)
+    config = make_config(epochs=3)
+    with pytest.raises(train.Diverged, match=r"student's loss term `mid` is nan in epoch 3, step 2"):
+        train.train(config, tmp_path / "run", display=display)
+    monkeypatch.setattr(cls, "losses", original)
+    train.train(config, tmp_path / "run", resume=True, display=display)
+    train.train(config, tmp_path / "whole", display=display)
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+def test_infinite_weights_are_not_saved(make_config, tmp_path, display):
+    """A rate that throws the weights to infinity: reported, and no checkpoint holds them."""
+    with pytest.raises(train.Diverged):
+        train.train(make_config(lr=1e30, method="none", layer="conv"), tmp_path / "run", display=display)
+    assert not (tmp_path / "run" / "state.pt").exists()
+
+
+def test_fixed_teacher_is_trained_once_and_reused(make_config, tmp_path, display, home):
+    first = train.train(make_config(method="kd"), tmp_path / "a", display=display)
+    assert any("trained first" in note for note in display.notes)
+    display.notes.clear()
+    second = train.train(make_config(method="kd", kd={"temperature": 2.0}), tmp_path / "b", display=display)
+    assert not any("trained first" in note for note in display.notes)
+    assert first["teacher_final_top1"] == second["teacher_final_top1"]
+    assert len([path for path in (home / "teachers").iterdir() if (path / "summary.json").exists()]) == 1
+    train.train(make_config(method="kd", seed=5), tmp_path / "c", display=display)
+    assert any("trained first" in note for note in display.notes)
+
+
+def test_teacher_from_a_finished_run(make_config, tmp_path, display, home):
+    teacher = train.train(make_config(method="none", layer="conv"), tmp_path / "teacher", display=display)
+    config = make_config(method="pkkd", pkkd={"progressive": False}, teacher_run=tmp_path / "teacher")
+    summary = train.train(config, tmp_path / "student", display=display)
+    assert summary["teacher_final_top1"] == teacher["final_top1"]
+    assert_same(weights(tmp_path / "teacher"), weights(tmp_path / "student", "teacher"))
+    assert not (home / "teachers").exists()
+
+
+def test_teacher_run_that_can_not_serve(make_config, tmp_path, display):
+    with pytest.raises(ValueError, match="holds no finished run"):
+        train.train(make_config(method="kd", teacher_run=tmp_path / "no"), tmp_path / "a", display=display)
+    with pytest.raises(ValueError, match="takes no fixed teacher, but one trained beside the student"):
+        train.train(make_config(method="pkkd", teacher_run=tmp_path / "no"), tmp_path / "b", display=display)
+
+
+def test_second_process_is_refused(make_config, tmp_path, display):
+    from adderkit.train.folder import locked
+
+    with locked(tmp_path / "run"), pytest.raises(ValueError, match="another process is training there"):
+        train.train(make_config(), tmp_path / "run", display=display)
+
+
+def test_recipe_of_plain_values_only(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("method: !!python/object/apply:os.system ['touch pwned']\n")
+    with pytest.raises(ValueError, match="is no YAML"):
+        train.load_recipe(path)
+    path.write_text("- a\n- b\n")
+    with pytest.raises(ValueError, match="must be a mapping"):
+        train.load_recipe(path)
+    path.write_text("pkkd: {sigma_a: -3}\n")
+    with pytest.raises(ValueError, match=r"recipe `.*`: `pkkd.sigma_a` \(=-3\) must be greater than 0"):
+        train.load_recipe(path)
+
+
+def test_every_method_has_its_group_of_options():
+    assert set(config_type().model_fields) >= {"kd", "pkkd"}
+    assert "none" not in config_type().model_fields  # it has no options
