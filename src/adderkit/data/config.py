@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from typing_extensions import Self
+from pydantic import Field, ValidationInfo, field_validator
 
 from adderkit.data import registry
+from adderkit.options import Options
 
 
-class DataConfig(BaseModel):
+class DataConfig(Options):
     """Which images to train and test on, and how they are prepared."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = "digits"
     """Source: digits, cifar10, cifar100, fashion-mnist, imagefolder, parquet, or one that a plug-in adds."""
@@ -22,7 +20,7 @@ class DataConfig(BaseModel):
     """Folder of the data set, or where downloads go (default: $ADDERKIT_HOME/data, ~/.cache/adderkit/data)."""
     train: Path | None = None
     """Parquet file of the training images, or a folder of such files."""
-    test: Path | None = None
+    test: Path | None = Field(default=None, validate_default=True)
     """Parquet file of the test images, or a folder of such files."""
     label: str | None = Field(default=None, min_length=1)
     """Name of the set in every summary (default: the source's name, or that of the file or folder)."""
@@ -49,27 +47,28 @@ class DataConfig(BaseModel):
 
     @field_validator("root", "train", "test")
     @classmethod
-    def _expand_home(cls, path: Path | None) -> Path | None:
-        return None if path is None else path.expanduser()
+    def _is_used(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        name = info.data.get("name")
+        if path is None or name is None:  # an unknown name has its own message
+            return path
+        used = registry.get(name).uses
+        if ("root" if info.field_name == "root" else "train") not in used:
+            allowed = {(): "no files", ("root",): "`root`"}.get(used, "`train` and `test`")
+            raise ValueError(
+                f"not used by `name` (={name}), which takes {allowed}; set `name` to parquet or imagefolder"
+            )
+        return path.expanduser()
+
+    @field_validator("test")
+    @classmethod
+    def _is_pair(cls, test: Path | None, info: ValidationInfo) -> Path | None:
+        if "train" in info.data and (test is None) != (info.data["train"] is None):
+            raise ValueError(f"goes with `train` (={info.data['train']}): give both or neither")
+        return test
 
     @field_validator("train_rows", "test_rows")
     @classmethod
-    def _slice_syntax(cls, rows: str | None) -> str | None:
+    def _is_slice(cls, rows: str | None) -> str | None:
         if rows is not None and not re.fullmatch(r"\d*:\d*", rows):
-            raise ValueError(f"`{rows}` must be START:STOP, counted from 0, as 0:1000, 1000: or :1000")
+            raise ValueError("must be START:STOP, counted from 0, as 0:1000, 1000: or :1000")
         return rows
-
-    @model_validator(mode="after")
-    def _files_used(self) -> Self:
-        if (self.train is None) != (self.test is None):
-            given, missing = ("train", "test") if self.test is None else ("test", "train")
-            raise ValueError(f"`{given}` (={getattr(self, given)}) needs `{missing}` beside it")
-        used = registry.get(self.name).uses
-        for option in ("root", "train"):
-            if getattr(self, option) is not None and option not in used:
-                allowed = ", ".join(used) or "neither `root` nor `train` and `test`"
-                raise ValueError(
-                    f"`{option}` (={getattr(self, option)}) is not used by `name` (={self.name}), "
-                    f"which takes {allowed}; for your own files set `name` to parquet or imagefolder"
-                )
-        return self

@@ -33,7 +33,7 @@ def read(files: list[Path]) -> tuple[RawSplit, tuple[str, ...] | None]:
         table, image_column, label_column = _open(file)
         columns.append(_image_bytes(table[image_column], file, image_column))
         labels.append(_labels(table[label_column], file, label_column))
-        found = _class_names(table.schema, label_column)
+        found = _class_names(table.schema, label_column, file)
         if classes is not None and found != classes:
             raise ValueError(f"class names of {file} {found} differ from those of {files[0]} {classes}")
         classes = found
@@ -90,7 +90,10 @@ def _labels(column: pa.ChunkedArray, file: Path, name: str) -> NDArray[np.int64]
     return column.to_numpy().astype(np.int64)
 
 
-def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = metadata.get("info", {}).get("features", {}).get(label, {})
-    return tuple(feature["names"]) if "names" in feature else None
+def _class_names(schema: pa.Schema, label: str, file: Path) -> tuple[str, ...] | None:
+    try:
+        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        names = metadata.get("info", {}).get("features", {}).get(label, {}).get("names")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file}: schema metadata `huggingface` is damaged ({error})") from error
+    return None if names is None else tuple(str(name) for name in names)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from adderkit.data.config import DataConfig
-from adderkit.data.paths import download_root
 from adderkit.data.raw import RawData, from_arrays
 from adderkit.data.registry import register
+from adderkit.paths import home
 
 # What torchvision raises for files that are absent or damaged, and for downloads that fail (URLError is an OSError).
 _FAILURES = (RuntimeError, OSError, ValueError, AssertionError, EOFError, IndexError, pickle.UnpicklingError)
@@ -51,7 +51,7 @@ def _load(name: str, config: DataConfig, mean: tuple[float, ...] | None, std: tu
     datasets = _torchvision_datasets(name)
     kind = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}[name]
     dataset = getattr(datasets, kind)
-    root = download_root(config)
+    root = config.root or home() / "data"
     try:
         train, test = _both(dataset, root, download=False)
     except _FAILURES:  # absent, not yet unpacked or damaged: torchvision sees to what it can
