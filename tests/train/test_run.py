@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import signal
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from safetensors.torch import load_file
 from adderkit import train
 from adderkit.data import load
 from adderkit.distill import method_type
-from adderkit.train.config import config_type
+from adderkit.train.config import BaseConfig, config_type
 
 SUMMARY_KEYS = {
     "method", "dataset", "student", "teacher", "layer", "seed", "epochs", "final_top1", "best_top1",
@@ -69,6 +71,17 @@ def test_student_alone_is_saved(make_config, tmp_path, display):
     assert weights(tmp_path / "run").keys() == network.state_dict().keys()
 
 
+@pytest.fixture
+def make_config() -> Callable[..., BaseConfig]:
+    """A configuration of 4 steps an epoch."""
+
+    def make(**values: Any) -> BaseConfig:
+        data = {"name": "digits", "train_rows": "0:128", "test_rows": "0:100"}
+        return config_type()(**{"epochs": 2, "batch_size": 32, "device": "cpu", "data": data, **values})
+
+    return make
+
+
 @pytest.mark.parametrize("method", ["none", "pkkd"])
 def test_same_seed_same_weights_other_seed_others(make_config, tmp_path, display, method):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -77,28 +90,12 @@ def test_same_seed_same_weights_other_seed_others(make_config, tmp_path, display
     assert not torch.equal(weights(tmp_path / "a")["conv1.weight"], weights(tmp_path / "c")["conv1.weight"])
 
 
-class StopAt:
-    """Presses Ctrl-C after some steps."""
-
-    def __init__(self, display, steps):
-        self.display, self.left = display, steps
-
-    def __getattr__(self, name):
-        return getattr(self.display, name)
-
-    def step(self, *arguments):
-        self.display.step(*arguments)
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGINT)
-
-
 @pytest.mark.parametrize("steps", [1, 4, 6])
-def test_interrupted_run_goes_on_to_the_same_end(make_config, tmp_path, display, steps):
+def test_interrupted_run_goes_on_to_the_same_end(make_config, tmp_path, display, stop_after, steps):
     config = make_config()
     train.train(config, tmp_path / "whole", display=display)
     with pytest.raises(train.Interrupted, match=f"epoch {(steps - 1) // 4 + 1}, step {(steps - 1) % 4 + 1}"):
-        train.train(config, tmp_path / "parts", display=StopAt(display, steps))
+        train.train(config, tmp_path / "parts", display=stop_after(steps))
     assert not (tmp_path / "parts" / "summary.json").exists()
     before = display.steps
     train.train(config, tmp_path / "parts", resume=True, display=display)

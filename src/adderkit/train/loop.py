@@ -95,7 +95,8 @@ class Trainer:
             self.teacher.tap(pairs.teacher)
 
     @property
-    def _nets(self) -> list[Net]:
+    def nets(self) -> list[Net]:
+        """The student, then the teacher where there is one."""
         return [self.student] if self.teacher is None else [self.student, self.teacher]
 
     def fit(self) -> Record:
@@ -122,12 +123,12 @@ class Trainer:
         finally:
             self.display.stop()
             events.close()
-        self.close()
+            self.close()
         return self.record
 
     def close(self) -> None:
         """Takes everything off the nets that the training put on them."""
-        for net in self._nets:
+        for net in self.nets:
             net.taps.close()
         for hook in self._hooks:
             hook.remove()
@@ -151,7 +152,7 @@ class Trainer:
         for images, labels in batches:
             losses = self._train_step(images, labels, phase)
             self.step += 1
-            meter = self.student.meter if phase.trains_student else self._nets[-1].meter
+            meter = self.student.meter if phase.trains_student else self.nets[-1].meter
             self.display.step(self.epoch + 1, losses, meter.correct / max(meter.images, 1), len(labels))
             now = time.monotonic()
             if is_interrupted[0] or (now - last_save > 60 * config.checkpoint_minutes and self.step < self.steps):
@@ -212,18 +213,18 @@ class Trainer:
     def _finish_epoch(self) -> list[Row]:
         begin = time.monotonic()
         phase = self.schedule.phase(self.epoch)
-        rows = [self._row(net, phase) for net in self._nets]
+        rows = [self._row(net, phase) for net in self.nets]
         if self.schedule.ends_phase(self.epoch):
             self.method.end_phase(phase, self.student.network)
         self.seconds += time.monotonic() - begin
         self.epoch, self.step = self.epoch + 1, 0
         for row in rows:
             self.record.add(row | {"seconds": self.seconds})
-        for net in self._nets:
+        for net in self.nets:
             net.meter = Meter()
         self.save()
         self.record.write()
-        for net, stem in zip(self._nets, ("last", "teacher"), strict=False):
+        for net, stem in zip(self.nets, ("last", "teacher"), strict=False):
             save_network(self.folder / f"{stem}.safetensors", net.network, NetworkInfo.of(net.network, self.data))
         return rows
 
@@ -247,7 +248,7 @@ class Trainer:
 
     def save(self) -> None:
         """Writes the state of the run: everything that the steps to come depend on."""
-        for net in self._nets:
+        for net in self.nets:
             for name, tensor in net.network.state_dict().items():
                 if tensor.is_floating_point() and not tensor.isfinite().all():
                     raise self._diverged(f"the {net.name}'s `{name}` holds a NaN or an infinity")
@@ -257,7 +258,7 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "rows": self.record.rows,
-            "nets": {net.name: net.state() for net in self._nets},
+            "nets": {net.name: net.state() for net in self.nets},
             "method": self.method.state_dict(),
             "random": torch.cuda.get_rng_state(self.device) if cuda else torch.get_rng_state(),
         }
@@ -268,7 +269,7 @@ class Trainer:
         state = load_state(self.folder / STATE_FILE)
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.record.rows = state["rows"]
-        for net in self._nets:
+        for net in self.nets:
             net.load(state["nets"][net.name])
         self.method.load_state_dict(state["method"])
         if self.device.type == "cuda":

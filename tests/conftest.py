@@ -1,20 +1,20 @@
-"""Small runs on a few digits, in a home of their own."""
+"""What tests of trainings share: quiet displays and a home of their own."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from adderkit.train import BaseConfig, config_type
-
 
 class QuietDisplay:
-    """Counts what it is told."""
+    """Counts what it is told; presses Ctrl-C after `stop_after` steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop_after: int = 0) -> None:
         self.steps = 0
+        self.stop_after = stop_after
         self.notes: list[str] = []
 
     def note(self, text: str) -> None:
@@ -24,6 +24,8 @@ class QuietDisplay:
 
     def step(self, epoch: int, losses: Any, top1: float, images: int) -> None:
         self.steps += 1
+        if self.steps == self.stop_after:
+            signal.raise_signal(signal.SIGINT)
 
     def epoch(self, rows: Any) -> None: ...
 
@@ -35,19 +37,14 @@ def display() -> QuietDisplay:
     return QuietDisplay()
 
 
+@pytest.fixture
+def stop_after() -> Callable[[int], QuietDisplay]:
+    """Makes a display that presses Ctrl-C after so many steps."""
+    return QuietDisplay
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """Cached teachers stay within the test."""
+    """Downloads and cached teachers stay within the test."""
     monkeypatch.setenv("ADDERKIT_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
-
-
-@pytest.fixture
-def make_config() -> Callable[..., BaseConfig]:
-    """A configuration of 4 steps an epoch."""
-
-    def make(**values: Any) -> BaseConfig:
-        data = {"name": "digits", "train_rows": "0:128", "test_rows": "0:100"}
-        return config_type()(**{"epochs": 2, "batch_size": 32, "device": "cpu", "data": data, **values})
-
-    return make

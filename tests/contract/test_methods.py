@@ -1,0 +1,92 @@
+"""What every registered method must do, whoever wrote it."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from adderkit import models
+from adderkit.data import load
+from adderkit.distill import TeacherNeed, method_names, method_type
+from adderkit.train import Interrupted, config_type
+from adderkit.train.loop import Trainer
+
+CPU = torch.device("cpu")
+
+
+def make_trainer(name, folder, display, epochs=3):
+    config = config_type()(method=name, epochs=epochs, batch_size=32, data={"train_rows": "0:128", "test_rows": "0:64"})
+    data = load(config.data, CPU)
+    method = method_type(name)(config.method_options())
+    nets = []
+    for layer in ("adder", "conv"):
+        torch.manual_seed(0)
+        nets.append(models.create("resnet8", layer, in_channels=1))
+    student, teacher = nets
+    folder.mkdir(exist_ok=True)
+    has_teacher = method.teacher_need is not TeacherNeed.NONE
+    return Trainer(config, data, student, teacher if has_teacher else None, method, folder, display, CPU)
+
+
+def hook_count(module):
+    return sum(
+        len(hooks)
+        for part in module.modules()
+        for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
+    )
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_loss_falls_and_nothing_is_left_on_the_nets(name, tmp_path, display):
+    trainer = make_trainer(name, tmp_path / "run", display)
+    keys = set(trainer.student.network.state_dict())
+    rows = trainer.fit().of("student")
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    for net in trainer.nets:
+        assert hook_count(net.network) == 0
+    assert set(trainer.student.network.state_dict()) == keys
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_gradients_reach_the_student_only(name, tmp_path, stop_after, monkeypatch):
+    """The method gets a teacher that no gradient can reach, and a student that gradients reach everywhere."""
+    trainer = make_trainer(name, tmp_path / "run", stop_after(1))
+    batches = []
+    losses = trainer.method.losses
+    monkeypatch.setattr(trainer.method, "losses", lambda batch: batches.append(batch) or losses(batch))
+    before = {} if trainer.teacher is None else copy.deepcopy(trainer.teacher.network.state_dict())
+    with pytest.raises(Interrupted):
+        trainer.fit()
+    (batch,) = batches
+    assert all(parameter.grad is not None for parameter in trainer.student.network.parameters())
+    if batch.teacher is not None:
+        assert not any(output.requires_grad for output in (batch.teacher.logits, *batch.teacher.taps.values()))
+    if trainer.method.teacher_need is TeacherNeed.FIXED:
+        for key, value in trainer.teacher.network.state_dict().items():
+            assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_state_resumes_to_the_same_weights(name, tmp_path, display, stop_after):
+    whole = make_trainer(name, tmp_path / "whole", display)
+    whole.fit()
+    with pytest.raises(Interrupted):
+        make_trainer(name, tmp_path / "parts", stop_after(6)).fit()
+    resumed = make_trainer(name, tmp_path / "parts", display)
+    resumed.load()
+    assert (resumed.epoch, resumed.step) == (1, 2)
+    resumed.fit()
+    for part, expected in ((resumed.student.network, whole.student.network), (resumed.method, whole.method)):
+        for key, value in part.state_dict().items():
+            assert torch.equal(value, expected.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_only_declared_parameters_are_trained_with_the_student(name, tmp_path, display):
+    trainer = make_trainer(name, tmp_path / "run", display)
+    own = {id(parameter) for parameter in trainer.method.parameters() if parameter.requires_grad}
+    grouped = [parameter for group in trainer.method.parameter_groups() for parameter in group["params"]]
+    assert {id(parameter) for parameter in grouped} == own
+    assert len(grouped) == len(own)
