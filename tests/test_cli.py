@@ -147,29 +147,3 @@ def test_ctrl_c_says_how_to_go_on(environment, adderkit, tmp_path):
     command = errors.split("To go on: adderkit ")[1].split()
     assert adderkit(*command).returncode == 0
     assert (folder / "summary.json").exists()
-
-
-METHOD = """
-from adderkit.distill import Method, register
-from torch.nn import functional as F
-
-@register("toy")
-class Toy(Method):
-    def losses(self, batch):
-        return {"toy": 2 * F.cross_entropy(batch.student.logits, batch.labels)}
-"""
-
-
-def test_method_of_another_package_is_one_file(adderkit, tmp_path):
-    """A distribution outside the project, with one module and an entry point, is trained through the command line."""
-    site = tmp_path / "site"
-    info = site / "toybox-1.0.dist-info"
-    info.mkdir(parents=True)
-    (site / "toybox.py").write_text(METHOD)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toybox\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[adderkit.methods]\ntoy = toybox\n")
-    paths = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = adderkit("train", "--method", "toy", "--out", "run", "--epochs", 1, *SMALL, PYTHONPATH=paths)
-    assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["method"] == "toy"
-    assert "loss.toy" in (tmp_path / "run" / "metrics.csv").read_text()

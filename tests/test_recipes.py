@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from adderkit.train import config_type, load_recipe, to_yaml
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
