@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from adderkit.ops import reference
+from adderkit.ops import cpu, reference
 from adderkit.ops.validate import check_adder2d, check_grad_output, pair
 
 _GEOMETRY = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
@@ -120,6 +120,19 @@ def _forward(input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
     return output
 
 
+def _forward_cpu(input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
+    output = empty_output(input, weight, check_adder2d(input, weight, *geometry))
+    if input.dtype == torch.float64 or not cpu.is_available():
+        reference.forward(input, weight, output, *geometry)
+    elif input.dtype == torch.float32:
+        cpu.forward(input, weight, output, *geometry)
+    else:
+        wide = output.float()
+        cpu.forward(input.float(), weight.float(), wide, *geometry)
+        output.copy_(wide)
+    return output
+
+
 def _forward_fake(input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
     return empty_output(input, weight, check_adder2d(input, weight, *geometry))
 
@@ -128,6 +141,20 @@ def _input_grad(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: A
     check_grad_output(grad_output, input, weight, check_adder2d(input, weight, *geometry))
     grad_input = empty_input_grad(input)
     reference.input_grad(grad_output, input, weight, grad_input, *geometry)
+    return grad_input
+
+
+def _input_grad_cpu(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
+    check_grad_output(grad_output, input, weight, check_adder2d(input, weight, *geometry))
+    grad_input = empty_input_grad(input)
+    if input.dtype == torch.float64 or not cpu.is_available():
+        reference.input_grad(grad_output, input, weight, grad_input, *geometry)
+    elif input.dtype == torch.float32:
+        cpu.input_grad(grad_output, input, weight, grad_input, *geometry)
+    else:
+        wide = grad_input.float()
+        cpu.input_grad(grad_output.float(), input.float(), weight.float(), wide, *geometry)
+        grad_input.copy_(wide)
     return grad_input
 
 
@@ -140,22 +167,14 @@ def _weight_grad(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: 
     """sum g * (x - f) = the convolution's weight gradient - f * sum g: the fast convolution does the work."""
     check_grad_output(grad_output, input, weight, check_adder2d(input, weight, *geometry))
     stride, padding, dilation, groups = geometry
+    wide = torch.float64 if input.dtype == torch.float64 else torch.float32
+    g, x, f = grad_output.to(wide), input.to(wide), weight.to(wide)
     with torch.backends.cudnn.flags(allow_tf32=False):  # TF32 would leave 10 bits of a float32 gradient
         product = torch.ops.aten.convolution_backward(
-            grad_output,
-            input,
-            weight,
-            None,
-            stride,
-            padding,
-            dilation,
-            False,
-            [0, 0],
-            groups,
-            [False, True, False],
+            g, x, f, None, stride, padding, dilation, False, [0, 0], groups, [False, True, False]
         )[1]
-    total = grad_output.sum((0, 2, 3)).view(-1, 1, 1, 1)
-    return torch.addcmul(product, weight, total, value=-1).contiguous()
+    total = g.sum((0, 2, 3)).view(-1, 1, 1, 1)
+    return torch.addcmul(product, f, total, value=-1).to(weight.dtype).contiguous()
 
 
 def _weight_grad_fake(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
@@ -177,6 +196,8 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     return grad_input, grad_weight, None, None, None, None
 
 
+_library.impl("adder2d", _forward_cpu, "CPU")
+_library.impl("adder2d_input_grad", _input_grad_cpu, "CPU")
 _library.impl("adder2d", _forward, "CompositeExplicitAutograd")
 _library.impl("adder2d_input_grad", _input_grad, "CompositeExplicitAutograd")
 _library.impl("adder2d_weight_grad", _weight_grad, "CompositeExplicitAutograd")

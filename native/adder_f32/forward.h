@@ -1,0 +1,281 @@
+// The forward pass for one instruction set.
+//
+// sum |x - f| = 2 sum max(x, f) - sum x - sum f: one maximum and one fused multiply-add for each tap, which
+// use different units, where subtraction, absolute value and addition are three. The sums of x are one box
+// filter over channel sums, the sums of f are packed beside the filters. y starts as (sum x + sum f) and each
+// tap subtracts 2 max(x, f); since the factor is not 1, no compiler can turn the multiply-add into an
+// addition, which would compete with the maximum for the same two pipes (Zen 4: 2.0 instead of 1.1 cycles a
+// vector).
+#pragma once
+
+#include "blocks.h"
+#include "plan.h"
+
+namespace adderkit {
+namespace {
+
+template <class Isa>
+struct Forward {
+  using Vec = typename Isa::Vec;
+  static constexpr int L = Isa::lanes;
+
+  // ---- filters -------------------------------------------------------------------------------------------
+
+  static int64_t block_floats(const ForwardPlan& plan) {
+    return plan.shape.kernel_height * plan.shape.kernel_width * plan.group_channels * L;
+  }
+
+  static WeightSums pack(const ForwardPlan& plan, int64_t task) {
+    const Shape& s = plan.shape;
+    const int64_t first = task % plan.blocks * L;
+    const int lanes = static_cast<int>(smaller(L, plan.group_filters - first));
+    const int64_t* step = s.weight_stride;
+    const float* source = plan.weight + (task / plan.blocks * plan.group_filters + first) * step[0];
+    const int64_t taps = s.kernel_height * s.kernel_width, channels = plan.group_channels;
+    float* packed = plan.packed + task * block_floats(plan);
+    const bool is_contiguous =
+        step[3] == 1 && step[2] == s.kernel_width && step[1] == s.kernel_height * s.kernel_width;
+    if (is_contiguous) {
+      pack_contiguous(source, step[0], lanes, taps, channels, packed);
+    } else {
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        const float* from = source + tap / s.kernel_width * step[2] + tap % s.kernel_width * step[3];
+        float* to = packed + tap * channels * L;
+        if (lanes < L)
+          for (int64_t k = 0; k < channels * L; ++k) to[k] = 0.0f;
+        if (step[1] == 1)
+          transpose<Isa>(from, step[0], lanes, channels, to, L);
+        else
+          for (int64_t c = 0; c < channels; ++c)
+            for (int o = 0; o < lanes; ++o) to[c * L + o] = from[o * step[0] + c * step[1]];
+      }
+    }
+    return sums(plan, task);
+  }
+
+  // Filters whose channels and taps are one run of memory: transpose it and send each vector to its place.
+  static void pack_contiguous(const float* source, int64_t step, int lanes, int64_t taps, int64_t channels,
+                              float* packed) {
+    const int64_t run = taps * channels;
+    for (int64_t k = 0; k < run; k += L) {
+      const int wide = static_cast<int>(smaller(L, run - k));
+      Vec block[L];
+      for (int o = 0; o < L; ++o)
+        block[o] = o < lanes ? Isa::load_first(source + o * step + k, wide) : Isa::zero();
+      Isa::transpose(block);
+      for (int j = 0; j < wide; ++j)
+        Isa::store(packed + ((k + j) % taps * channels + (k + j) / taps) * L, block[j]);
+    }
+  }
+
+  static WeightSums sums(const ForwardPlan& plan, int64_t task) {
+    const float* packed = plan.packed + task * block_floats(plan);
+    Vec sum = Isa::zero(), squares = Isa::zero();
+    for (int64_t k = 0; k < block_floats(plan); k += L) {
+      const Vec f = Isa::load(packed + k);
+      sum = Isa::add(sum, f);
+      squares = Isa::multiply_add(f, f, squares);
+    }
+    Isa::store(plan.filter_sums + task * L, sum);
+    float lanes[L];
+    WeightSums total{0, 0};
+    Isa::store(lanes, squares);
+    for (int o = 0; o < L; ++o) {
+      total.sum += plan.filter_sums[task * L + o];
+      total.squares += lanes[o];
+    }
+    return total;
+  }
+
+  static void shift(const ForwardPlan& plan, int64_t task) {
+    float* packed = plan.packed + task * block_floats(plan);
+    for (int64_t k = 0; k < block_floats(plan); ++k) packed[k] -= plan.offset;
+    sums(plan, task);
+  }
+
+  // ---- scratch -------------------------------------------------------------------------------------------
+
+  static int64_t row_columns(const ForwardPlan& plan) { return plan.column_phase_count * plan.phase_columns; }
+  static int64_t slots(const ForwardPlan& plan) {
+    return plan.row_phase_count * (plan.band_rows + plan.max_row_shift);
+  }
+  static int64_t taps_floats(const ForwardPlan& plan) {  // int64 tap offsets, in whole vectors
+    return ceil_div(plan.shape.kernel_height * plan.shape.kernel_width * 2, 16) * 16;
+  }
+
+  static int64_t scratch(const ForwardPlan& plan) {
+    return taps_floats(plan) + slots(plan) * (plan.row_floats + row_columns(plan)) +
+           plan.band_rows * plan.out_width + plan.out_width * L;
+  }
+
+  // One padded row [channel][column] and its channel sums [column].
+  static void fill_row(const ForwardPlan& plan, int64_t image, int64_t group, int64_t padded_row, float* row,
+                       float* sum) {
+    const Shape& s = plan.shape;
+    const int64_t h = padded_row - s.padding[0], columns = row_columns(plan);
+    const int64_t channels = plan.group_channels;
+    const bool is_inside = h >= 0 && h < s.height;
+    const float* source = plan.input + image * s.input_stride[0] + group * channels * s.input_stride[1] +
+                          (is_inside ? h : 0) * s.input_stride[2];
+    for (int64_t phase = 0; phase < plan.column_phase_count; ++phase) {
+      // Columns [first, last) of this phase lie inside the input; the others are padding.
+      const int64_t start = plan.column_phases[phase] - s.padding[1];  // input column of the phase's first
+      int64_t first = larger(0, ceil_div(-start, s.stride[1]));
+      int64_t last = smaller(plan.phase_columns, ceil_div(s.width - start, s.stride[1]));
+      if (!is_inside || last <= first) first = last = 0;
+      float* target = row + phase * plan.phase_columns;
+      for (int64_t c = 0; c < channels; ++c) {
+        float* line = target + c * columns;
+        for (int64_t q = 0; q < first; ++q) line[q] = 0.0f;
+        for (int64_t q = last; q < plan.phase_columns; ++q) line[q] = 0.0f;
+      }
+      if (first < last)
+        gather<Isa>(source + (start + first * s.stride[1]) * s.input_stride[3], s.input_stride[1],
+                    s.stride[1] * s.input_stride[3], channels, last - first, target + first, columns);
+    }
+    if (plan.offset != 0.0f)
+      for (int64_t k = 0; k < channels * columns; ++k) row[k] -= plan.offset;
+    for (int64_t q = 0; q < columns; ++q) sum[q] = row[q];
+    for (int64_t c = 1; c < channels; ++c)
+      for (int64_t q = 0; q < columns; ++q) sum[q] += row[c * columns + q];
+  }
+
+  // Whether any output row of the band reads slot (phase, index).
+  static bool is_used(const ForwardPlan& plan, int64_t phase, int64_t index, int64_t rows) {
+    for (int64_t i = 0; i < plan.shape.kernel_height; ++i) {
+      const Tap tap = plan.row_taps[i];
+      if (tap.phase == phase && index >= tap.shift && index < tap.shift + rows) return true;
+    }
+    return false;
+  }
+
+  // ---- arithmetic ----------------------------------------------------------------------------------------
+
+  struct TileArguments {
+    const float* x;          // first pixel, first channel, of the band's row 0
+    const int64_t* offsets;  // of each tap
+    int64_t taps, channels, channel_step;
+    const float* filters;     // packed block
+    const float* filter_sum;  // of the block's lanes
+  };
+
+  // P pixels times one vector of filters. Returns whether a result is not finite.
+  template <int P>
+  static bool tile(const TileArguments& a, const float* patch_sums, float* output, int64_t pixel_step,
+                   int lanes) {
+    Vec y[P];
+    const Vec filter_sum = Isa::load(a.filter_sum);
+    for (int p = 0; p < P; ++p) y[p] = Isa::add(Isa::set(patch_sums[p]), filter_sum);
+    const float* f = a.filters;
+    for (int64_t tap = 0; tap < a.taps; ++tap) {
+      const float* x = a.x + a.offsets[tap];
+      for (int64_t c = 0; c < a.channels; ++c) {
+        const Vec filter = Isa::load(f);
+#pragma GCC unroll 32
+        for (int p = 0; p < P; ++p) y[p] = Isa::minus_twice_max(filter, Isa::set(x[p]), y[p]);
+        x += a.channel_step;
+        f += L;
+      }
+    }
+    bool is_odd = false;
+    for (int p = 0; p < P; ++p) {
+      is_odd |= Isa::any_not_finite(y[p]);
+      y[p] = Isa::min_zero(y[p]);
+    }
+    if (lanes == L)
+      for (int p = 0; p < P; ++p) Isa::store(output + p * pixel_step, y[p]);
+    else
+      for (int p = 0; p < P; ++p) Isa::store_first(output + p * pixel_step, y[p], lanes);
+    return is_odd;
+  }
+
+  using Tile = bool (*)(const TileArguments&, const float*, float*, int64_t, int);
+
+  template <int... P>
+  struct Sizes {
+    static constexpr Tile tiles[] = {nullptr, &tile<P>...};
+  };
+  template <int Left, int... P>
+  struct UpTo : UpTo<Left - 1, Left, P...> {};
+  template <int... P>
+  struct UpTo<0, P...> : Sizes<P...> {};
+
+  // Computes again, by the formula itself, what the maximum's identity lost: infinities and NaN.
+  static void repair(const ForwardPlan& plan, int64_t image, int64_t first_filter, int64_t lanes,
+                     int64_t row) {
+    const int64_t* step = plan.shape.output_stride;
+    for (int64_t o = first_filter; o < first_filter + lanes; ++o)
+      for (int64_t q = 0; q < plan.out_width; ++q) {
+        float* y = plan.output + image * step[0] + o * step[1] + row * step[2] + q * step[3];
+        if (!(*y - *y == 0.0f)) *y = exact_output(plan, image, o, row, q);
+      }
+  }
+
+  static void band(const ForwardPlan& plan, int64_t task, float* scratch) {
+    const Shape& s = plan.shape;
+    const int64_t first_row = task % plan.bands * plan.band_rows;
+    const int64_t rows = smaller(plan.band_rows, plan.out_height - first_row);
+    const int64_t group = task / plan.bands % s.groups, image = task / plan.bands / s.groups;
+    const int64_t columns = row_columns(plan), phase_slots = plan.band_rows + plan.max_row_shift;
+
+    int64_t* offsets = reinterpret_cast<int64_t*>(scratch);
+    float* padded = scratch + taps_floats(plan);
+    float* sums = padded + slots(plan) * plan.row_floats;
+    float* patches = sums + slots(plan) * columns;
+    float* line = patches + plan.band_rows * plan.out_width;
+
+    for (int64_t phase = 0; phase < plan.row_phase_count; ++phase)
+      for (int64_t index = 0; index < rows + plan.max_row_shift; ++index)
+        if (is_used(plan, phase, index, rows)) {
+          const int64_t slot = phase * phase_slots + index;
+          const int64_t padded_row = plan.row_phases[phase] + s.stride[0] * (first_row + index);
+          fill_row(plan, image, group, padded_row, padded + slot * plan.row_floats, sums + slot * columns);
+        }
+
+    for (int64_t k = 0; k < rows * plan.out_width; ++k) patches[k] = 0.0f;
+    for (int64_t i = 0; i < s.kernel_height; ++i)
+      for (int64_t j = 0; j < s.kernel_width; ++j) {
+        const int64_t slot = plan.row_taps[i].phase * phase_slots + plan.row_taps[i].shift;
+        const int64_t column = plan.column_taps[j].phase * plan.phase_columns + plan.column_taps[j].shift;
+        offsets[i * s.kernel_width + j] = slot * plan.row_floats + column;
+        for (int64_t r = 0; r < rows; ++r) {
+          const float* from = sums + (slot + r) * columns + column;
+          float* to = patches + r * plan.out_width;
+          for (int64_t q = 0; q < plan.out_width; ++q) to[q] += from[q];
+        }
+      }
+
+    const int64_t* step = s.output_stride;
+    const bool is_direct = step[1] == 1;
+    for (int64_t block = 0; block < plan.blocks; ++block) {
+      const int lanes = static_cast<int>(smaller(L, plan.group_filters - block * L));
+      const int64_t first_filter = group * plan.group_filters + block * L;
+      const int64_t packed = group * plan.blocks + block;
+      for (int64_t r = 0; r < rows; ++r) {
+        float* output = plan.output + image * step[0] + first_filter * step[1] + (first_row + r) * step[2];
+        float* target = is_direct ? output : line;
+        const int64_t pixel_step = is_direct ? step[3] : L;
+        TileArguments arguments{nullptr,
+                                offsets,
+                                s.kernel_height * s.kernel_width,
+                                plan.group_channels,
+                                columns,
+                                plan.packed + packed * block_floats(plan),
+                                plan.filter_sums + packed * L};
+        bool is_odd = false;
+        for (int64_t q = 0; q < plan.out_width;) {
+          const int64_t size = tile_size(plan.out_width - q, Isa::forward_pixels);
+          arguments.x = padded + r * plan.row_floats + q;
+          is_odd |= UpTo<Isa::forward_pixels>::tiles[size](arguments, patches + r * plan.out_width + q,
+                                                           target + q * pixel_step, pixel_step, lanes);
+          q += size;
+        }
+        if (!is_direct) scatter<Isa>(line, L, lanes, plan.out_width, output, step[1], step[3]);
+        if (is_odd) repair(plan, image, first_filter, lanes, first_row + r);
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace adderkit

@@ -1,0 +1,266 @@
+// The float32 entry points: checks, plans, splits a call into tasks and runs them on the chosen kernels.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <vector>
+
+#include "../dispatch.h"
+#include "../error.h"
+#include "../scratch.h"
+#include "../threads.h"
+#include "plan.h"
+
+namespace adderkit {
+namespace {
+
+// Scratch that a band aims at: a quarter of a 1 MiB second-level cache, so that filters fit beside it.
+constexpr int64_t band_floats = 64 * 1024;
+// Tasks for each thread, so that one that is held up (another process on its core) does not hold up the rest.
+constexpr int64_t tasks_per_thread = 4;
+// Adder operations below which waking a second thread (some 5 us) costs more than it saves.
+constexpr int64_t parallel_operations = 400 * 1000;
+// Mean over standard deviation of the filters from which their mean is subtracted: below it the identity
+// loses at most three bits to the offset.
+constexpr double offset_ratio = 8.0;
+
+int32_t check(const Shape* s, int64_t* out_height, int64_t* out_width) {
+  if (s == nullptr) return fail(ADDERKIT_INVALID_ARGUMENT, "`shape` is NULL");
+  if (s->batch < 0) return fail(ADDERKIT_INVALID_ARGUMENT, "`batch` must be >= 0");
+  const int64_t sizes[] = {s->channels,      s->height,       s->width,     s->out_channels,
+                           s->kernel_height, s->kernel_width, s->stride[0], s->stride[1],
+                           s->dilation[0],   s->dilation[1],  s->groups};
+  for (int64_t size : sizes)
+    if (size < 1)
+      return fail(ADDERKIT_INVALID_ARGUMENT, "sizes, strides, dilations and `groups` must be >= 1");
+  if (s->padding[0] < 0 || s->padding[1] < 0)
+    return fail(ADDERKIT_INVALID_ARGUMENT, "`padding` must be >= 0");
+  if (s->channels % s->groups != 0 || s->out_channels % s->groups != 0)
+    return fail(ADDERKIT_INVALID_ARGUMENT, "`groups` must divide `channels` and `out_channels`");
+  const int64_t reach_h = s->dilation[0] * (s->kernel_height - 1) + 1;
+  const int64_t reach_w = s->dilation[1] * (s->kernel_width - 1) + 1;
+  *out_height = s->height + 2 * s->padding[0] - reach_h;
+  *out_width = s->width + 2 * s->padding[1] - reach_w;
+  if (*out_height < 0 || *out_width < 0)
+    return fail(ADDERKIT_INVALID_ARGUMENT, "the filter is larger than the padded input");
+  *out_height = *out_height / s->stride[0] + 1;
+  *out_width = *out_width / s->stride[1] + 1;
+  return ADDERKIT_OK;
+}
+
+// Taps along one axis and the residue classes that hold them.
+void place_taps(int64_t kernel, int64_t stride, int64_t dilation, std::vector<Tap>* taps,
+                std::vector<int64_t>* phases) {
+  for (int64_t k = 0; k < kernel; ++k) {
+    const int64_t residue = k * dilation % stride;
+    auto at = std::find(phases->begin(), phases->end(), residue);
+    if (at == phases->end()) at = phases->insert(at, residue);
+    taps->push_back({at - phases->begin(), k * dilation / stride});
+  }
+}
+
+// Rows of a band: as many as the cache takes, few enough that every thread has work.
+int64_t rows_of_band(int64_t rows, int64_t images, int64_t row_floats, int64_t fixed_rows, int threads) {
+  const int64_t by_cache = band_floats / std::max<int64_t>(1, row_floats) - fixed_rows;
+  const int64_t bands = threads > 1 ? (threads * tasks_per_thread + images - 1) / images : 1;
+  const int64_t by_threads = (rows + bands - 1) / bands;
+  return std::max<int64_t>(1, std::min({rows, by_cache, by_threads}));
+}
+
+int threads_for(int64_t operations, int32_t threads) {
+  return operations < parallel_operations ? 1 : thread_count(threads);
+}
+
+void choose_offset(ForwardPlan* plan, const AdderF32Kernels& kernels, const std::vector<WeightSums>& sums,
+                   int threads) {
+  const Shape& s = plan->shape;
+  WeightSums total{0, 0};
+  for (const WeightSums& block : sums) {
+    total.sum += block.sum;
+    total.squares += block.squares;
+  }
+  const double count =
+      static_cast<double>(s.out_channels) * plan->group_channels * s.kernel_height * s.kernel_width;
+  const double mean = total.sum / count, variance = std::max(0.0, total.squares / count - mean * mean);
+  if (!std::isfinite(mean) || !std::isfinite(variance)) return;
+  if (mean * mean <= offset_ratio * offset_ratio * variance) return;
+  plan->offset = static_cast<float>(mean);
+  parallel_for(static_cast<int64_t>(sums.size()), threads,
+               [&](int64_t task) { kernels.shift_packed(*plan, task); });
+}
+
+int32_t forward(const AdderF32Kernels& kernels, ForwardPlan& plan, int32_t wanted_threads) {
+  const Shape& s = plan.shape;
+  plan.group_channels = s.channels / s.groups;
+  plan.group_filters = s.out_channels / s.groups;
+  plan.blocks = (plan.group_filters + kernels.lanes - 1) / kernels.lanes;
+  const int64_t taps = s.kernel_height * s.kernel_width;
+  const int64_t operations =
+      s.batch * s.out_channels * plan.out_height * plan.out_width * plan.group_channels * taps;
+  const int threads = threads_for(operations, wanted_threads);
+
+  std::vector<Tap> row_taps, column_taps;
+  std::vector<int64_t> row_phases, column_phases;
+  place_taps(s.kernel_height, s.stride[0], s.dilation[0], &row_taps, &row_phases);
+  place_taps(s.kernel_width, s.stride[1], s.dilation[1], &column_taps, &column_phases);
+  plan.row_taps = row_taps.data();
+  plan.column_taps = column_taps.data();
+  plan.row_phases = row_phases.data();
+  plan.column_phases = column_phases.data();
+  plan.row_phase_count = static_cast<int64_t>(row_phases.size());
+  plan.column_phase_count = static_cast<int64_t>(column_phases.size());
+  plan.max_row_shift = row_taps.back().shift;
+  plan.phase_columns = plan.out_width + column_taps.back().shift;
+  plan.row_floats = plan.group_channels * plan.column_phase_count * plan.phase_columns;
+  plan.band_rows = rows_of_band(plan.out_height, s.batch * s.groups, plan.row_floats * plan.row_phase_count,
+                                plan.max_row_shift, threads);
+  plan.bands = (plan.out_height + plan.band_rows - 1) / plan.band_rows;
+
+  const int64_t all_blocks = s.groups * plan.blocks;
+  const int64_t packed = all_blocks * taps * plan.group_channels * kernels.lanes;
+  plan.packed = thread_scratch(Scratch::packed_weights, packed + all_blocks * kernels.lanes);
+  if (plan.packed == nullptr) return fail(ADDERKIT_OUT_OF_MEMORY, "no memory for the packed filters");
+  plan.filter_sums = plan.packed + packed;
+  plan.offset = 0.0f;
+  std::vector<WeightSums> sums(all_blocks);
+  parallel_for(all_blocks, threads, [&](int64_t task) { sums[task] = kernels.pack_forward(plan, task); });
+  choose_offset(&plan, kernels, sums, threads);
+
+  const int64_t scratch = kernels.forward_scratch(plan);
+  std::atomic<bool> is_out_of_memory{false};
+  parallel_for(s.batch * s.groups * plan.bands, threads, [&](int64_t task) {
+    float* memory = thread_scratch(Scratch::band, scratch);
+    if (memory == nullptr)
+      is_out_of_memory = true;
+    else
+      kernels.forward_band(plan, task, memory);
+  });
+  trim_thread_scratch();
+  if (is_out_of_memory) return fail(ADDERKIT_OUT_OF_MEMORY, "no memory for a band of the input");
+  return ADDERKIT_OK;
+}
+
+void place_class_taps(const Shape& s, InputGradPlan* plan, std::vector<ClassTap>* taps,
+                      std::vector<int64_t>* first) {
+  plan->classes = std::min(s.stride[1], s.width);
+  int64_t low = 0, high = plan->out_width - 1;
+  for (int64_t k = 0; k < plan->classes; ++k) {
+    first->push_back(static_cast<int64_t>(taps->size()));
+    const int64_t pixels = (s.width - k + s.stride[1] - 1) / s.stride[1];
+    for (int64_t j = 0; j < s.kernel_width; ++j) {
+      const int64_t distance = k + s.padding[1] - j * s.dilation[1];
+      if (distance % s.stride[1] != 0) continue;
+      const int64_t shift = distance / s.stride[1];                   // exact, also where negative
+      if (shift + pixels <= 0 || shift >= plan->out_width) continue;  // reaches no output column
+      taps->push_back({j, shift});
+      low = std::min(low, shift);
+      high = std::max(high, shift + pixels - 1);
+    }
+  }
+  first->push_back(static_cast<int64_t>(taps->size()));
+  plan->pad_left = -low;
+  plan->grad_columns = high - low + 1;
+}
+
+void exact_everywhere(const InputGradPlan& plan, int threads) {
+  const Shape& s = plan.shape;
+  parallel_for(s.batch * s.channels, threads, [&](int64_t task) {
+    const int64_t image = task / s.channels, channel = task % s.channels;
+    const int64_t* step = plan.grad_input_stride;
+    for (int64_t h = 0; h < s.height; ++h)
+      for (int64_t w = 0; w < s.width; ++w)
+        plan.grad_input[image * step[0] + channel * step[1] + h * step[2] + w * step[3]] =
+            exact_input_grad(plan, image, channel, h, w);
+  });
+}
+
+int32_t input_grad(const AdderF32Kernels& kernels, InputGradPlan& plan, int32_t wanted_threads) {
+  const Shape& s = plan.shape;
+  plan.group_channels = s.channels / s.groups;
+  plan.group_filters = s.out_channels / s.groups;
+  plan.blocks = (plan.group_channels + kernels.lanes - 1) / kernels.lanes;
+  const int64_t taps = s.kernel_height * s.kernel_width;
+  const int64_t operations =
+      s.batch * s.out_channels * plan.out_height * plan.out_width * plan.group_channels * taps;
+  const int threads = threads_for(operations, wanted_threads);
+
+  std::vector<ClassTap> class_taps;
+  std::vector<int64_t> class_first;
+  place_class_taps(s, &plan, &class_taps, &class_first);
+  plan.class_taps = class_taps.data();
+  plan.class_first = class_first.data();
+  const int64_t row_floats =
+      plan.group_filters * plan.grad_columns / s.stride[0] + s.width * plan.blocks * kernels.lanes;
+  const int64_t reach = (s.kernel_height - 1) * s.dilation[0];
+  plan.band_rows = rows_of_band(s.height, s.batch * s.groups, row_floats, reach, threads);
+  plan.bands = (s.height + plan.band_rows - 1) / plan.band_rows;
+  plan.grad_rows = std::min(plan.out_height, (plan.band_rows - 1 + reach) / s.stride[0] + 1);
+
+  const int64_t all_blocks = s.groups * plan.blocks;
+  plan.packed =
+      thread_scratch(Scratch::packed_weights, all_blocks * taps * plan.group_filters * kernels.lanes);
+  if (plan.packed == nullptr) return fail(ADDERKIT_OUT_OF_MEMORY, "no memory for the packed filters");
+  std::atomic<bool> is_finite{true};
+  parallel_for(all_blocks, threads, [&](int64_t task) {
+    if (!kernels.pack_input_grad(plan, task)) is_finite = false;
+  });
+  if (!is_finite) {  // the clamp instructions would lose a NaN of the filters
+    exact_everywhere(plan, threads);
+    return ADDERKIT_OK;
+  }
+
+  const int64_t scratch = kernels.input_grad_scratch(plan);
+  std::atomic<bool> is_out_of_memory{false};
+  parallel_for(s.batch * s.groups * plan.bands, threads, [&](int64_t task) {
+    float* memory = thread_scratch(Scratch::band, scratch);
+    if (memory == nullptr)
+      is_out_of_memory = true;
+    else
+      kernels.input_grad_band(plan, task, memory);
+  });
+  trim_thread_scratch();
+  if (is_out_of_memory) return fail(ADDERKIT_OUT_OF_MEMORY, "no memory for a band of the gradient");
+  return ADDERKIT_OK;
+}
+
+}  // namespace
+}  // namespace adderkit
+
+using adderkit::fail;
+
+extern "C" int32_t adderkit_adder2d_f32(const adderkit_conv2d_shape* shape, const float* input,
+                                        const float* weight, float* output, int32_t threads) {
+  adderkit::ForwardPlan plan{};
+  if (int32_t status = adderkit::check(shape, &plan.out_height, &plan.out_width)) return status;
+  const adderkit::AdderF32Kernels* kernels = adderkit::active_adder_f32();
+  if (kernels == nullptr) return ADDERKIT_UNKNOWN_ISA;
+  if (shape->batch == 0) return ADDERKIT_OK;
+  if (input == nullptr || weight == nullptr || output == nullptr)
+    return fail(ADDERKIT_INVALID_ARGUMENT, "`input`, `weight` or `output` is NULL");
+  plan.shape = *shape;
+  plan.input = input;
+  plan.weight = weight;
+  plan.output = output;
+  return adderkit::forward(*kernels, plan, threads);
+}
+
+extern "C" int32_t adderkit_adder2d_input_grad_f32(const adderkit_conv2d_shape* shape,
+                                                   const float* grad_output, const float* input,
+                                                   const float* weight, float* grad_input,
+                                                   const int64_t* grad_input_stride, int32_t threads) {
+  adderkit::InputGradPlan plan{};
+  if (int32_t status = adderkit::check(shape, &plan.out_height, &plan.out_width)) return status;
+  const adderkit::AdderF32Kernels* kernels = adderkit::active_adder_f32();
+  if (kernels == nullptr) return ADDERKIT_UNKNOWN_ISA;
+  if (shape->batch == 0) return ADDERKIT_OK;
+  if (grad_output == nullptr || input == nullptr || weight == nullptr || grad_input == nullptr ||
+      grad_input_stride == nullptr)
+    return fail(ADDERKIT_INVALID_ARGUMENT,
+                "`grad_output`, `input`, `weight`, `grad_input` or `grad_input_stride` is NULL");
+  plan.shape = *shape;
+  plan.grad_output = grad_output;
+  plan.input = input;
+  plan.weight = weight;
+  plan.grad_input = grad_input;
+  plan.grad_input_stride = grad_input_stride;
+  return adderkit::input_grad(*kernels, plan, threads);
+}

@@ -1,0 +1,74 @@
+/* adderkit: adder kernels behind a C ABI. No dependency on Python or torch.
+ *
+ * Every function that can fail returns an adderkit_status; adderkit_error() then holds a sentence for the
+ * calling thread. All functions may be called from several threads at once. */
+#ifndef ADDERKIT_H
+#define ADDERKIT_H
+
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define ADDERKIT_API __declspec(dllexport)
+#else
+#define ADDERKIT_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Raised whenever a structure or a signature below changes. */
+#define ADDERKIT_ABI_VERSION 1
+
+typedef enum adderkit_status {
+  ADDERKIT_OK = 0,
+  ADDERKIT_INVALID_ARGUMENT = 1,
+  ADDERKIT_OUT_OF_MEMORY = 2,
+  ADDERKIT_UNKNOWN_ISA = 3
+} adderkit_status;
+
+/* Sizes of a two-dimensional layer and the element strides of its tensors, each in the order of its axes.
+ * Strides may be anything that stays inside the caller's memory (views, broadcasts); what is written must not
+ * overlap itself. */
+typedef struct adderkit_conv2d_shape {
+  int64_t batch, channels, height, width;            /* input (N, C_in, H, W) */
+  int64_t out_channels, kernel_height, kernel_width; /* weight (C_out, C_in/groups, K_h, K_w) */
+  int64_t stride[2], padding[2], dilation[2];        /* vertical, horizontal */
+  int64_t groups;
+  int64_t input_stride[4], weight_stride[4], output_stride[4]; /* output (N, C_out, H_out, W_out) */
+} adderkit_conv2d_shape;
+
+ADDERKIT_API int32_t adderkit_abi_version(void);
+
+/* The sentence that belongs to the last failure in this thread; never NULL. */
+ADDERKIT_API const char* adderkit_error(void);
+
+/* output = -sum |input - weight| over each patch; a padded tap is input = 0. threads 0 means all cores. */
+ADDERKIT_API int32_t adderkit_adder2d_f32(const adderkit_conv2d_shape* shape, const float* input,
+                                          const float* weight, float* output, int32_t threads);
+
+/* grad_input = sum grad_output * clamp(weight - input, -1, 1). shape->output_stride is grad_output's;
+ * grad_input_stride has the four element strides of grad_input. */
+ADDERKIT_API int32_t adderkit_adder2d_input_grad_f32(const adderkit_conv2d_shape* shape,
+                                                     const float* grad_output, const float* input,
+                                                     const float* weight, float* grad_input,
+                                                     const int64_t* grad_input_stride, int32_t threads);
+
+/* Instruction sets, best first. `reason` is "" where the path runs here, else why it does not. */
+ADDERKIT_API int32_t adderkit_isa_count(void);
+ADDERKIT_API const char* adderkit_isa_name(int32_t index);
+ADDERKIT_API const char* adderkit_isa_reason(int32_t index);
+
+/* Index of the path that calls take, or -1 where ADDERKIT_ISA names none that runs here. */
+ADDERKIT_API int32_t adderkit_isa_active(void);
+
+/* Forces a path for the whole process; NULL returns to ADDERKIT_ISA or, without it, to the best. */
+ADDERKIT_API int32_t adderkit_isa_force(const char* name);
+
+/* "libgomp" where calls run on a libgomp that the process has loaded, else "own pool". */
+ADDERKIT_API const char* adderkit_thread_pool(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,23 @@
+// Runs independent tasks on several threads: on the libgomp that the process already has, else on our own
+// pool.
+#pragma once
+
+#include <cstdint>
+
+namespace adderkit {
+
+// Calls body(context, task) once for each task in [0, tasks), on at most `threads` threads (0: all cores).
+// Which thread runs which task is not fixed, so a task's result must not depend on it.
+void parallel_for(int64_t tasks, int threads, void (*body)(void* context, int64_t task), void* context);
+
+template <class Body>
+void parallel_for(int64_t tasks, int threads, const Body& body) {
+  parallel_for(
+      tasks, threads, [](void* context, int64_t task) { (*static_cast<const Body*>(context))(task); },
+      const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+// The number of threads that `threads` stands for (0: all cores).
+int thread_count(int threads);
+
+}  // namespace adderkit
