@@ -6,6 +6,7 @@ import sys
 import textwrap
 
 import pytest
+
 from adderkit.registry import Registry
 
 
@@ -61,3 +62,12 @@ def test_module_that_fails_is_not_swallowed(tmp_path, monkeypatch):
     for _ in range(2):  # the second look-up fails as well, instead of finding an empty table
         with pytest.raises(RuntimeError, match="broken file"):
             registry.names()
+
+
+def test_entry_points_of_other_packages_are_loaded(toys, monkeypatch):
+    class Entry:
+        def load(self):
+            toys.register("swan")(object)
+
+    monkeypatch.setattr("adderkit.registry.entry_points", lambda group: [Entry()] if group == "adderkit.toys" else [])
+    assert toys.names() == ("duck", "swan")
