@@ -6,6 +6,15 @@
 
 #include <cstdint>
 
+// Before a loop over the pixels of a tile or the rows of a block: their registers are one array, which stays
+// in registers only where every loop over it is unrolled early (GCC otherwise spills all of it around each
+// tile).
+#if defined(__clang__)
+#define ADDERKIT_UNROLL _Pragma("unroll")
+#else
+#define ADDERKIT_UNROLL _Pragma("GCC unroll 32")
+#endif
+
 namespace adderkit {
 namespace {
 
@@ -37,10 +46,13 @@ void transpose(const float* source, int64_t source_step, int64_t rows, int64_t c
       float* to = target + j * target_step + i;
       typename Isa::Vec block[L];
       if (tall == L && wide == L) {
+        ADDERKIT_UNROLL
         for (int k = 0; k < L; ++k) block[k] = Isa::load(from + k * source_step);
         Isa::transpose(block);
+        ADDERKIT_UNROLL
         for (int k = 0; k < L; ++k) Isa::store(to + k * target_step, block[k]);
       } else {
+        ADDERKIT_UNROLL
         for (int k = 0; k < L; ++k)
           block[k] = k < tall ? Isa::load_first(from + k * source_step, wide) : Isa::zero();
         Isa::transpose(block);

@@ -165,27 +165,28 @@ struct Forward {
                    int lanes) {
     Vec y[P];
     const Vec filter_sum = Isa::load(a.filter_sum);
+    ADDERKIT_UNROLL
     for (int p = 0; p < P; ++p) y[p] = Isa::add(Isa::set(patch_sums[p]), filter_sum);
     const float* f = a.filters;
     for (int64_t tap = 0; tap < a.taps; ++tap) {
       const float* x = a.x + a.offsets[tap];
       for (int64_t c = 0; c < a.channels; ++c) {
         const Vec filter = Isa::load(f);
-#pragma GCC unroll 32
+        ADDERKIT_UNROLL
         for (int p = 0; p < P; ++p) y[p] = Isa::minus_twice_max(filter, Isa::set(x[p]), y[p]);
         x += a.channel_step;
         f += L;
       }
     }
     bool is_odd = false;
+    ADDERKIT_UNROLL
     for (int p = 0; p < P; ++p) {
       is_odd |= Isa::any_not_finite(y[p]);
       y[p] = Isa::min_zero(y[p]);
     }
-    if (lanes == L)
-      for (int p = 0; p < P; ++p) Isa::store(output + p * pixel_step, y[p]);
-    else
-      for (int p = 0; p < P; ++p) Isa::store_first(output + p * pixel_step, y[p], lanes);
+    if (lanes == L) ADDERKIT_UNROLL
+    for (int p = 0; p < P; ++p) Isa::store(output + p * pixel_step, y[p]);
+    else ADDERKIT_UNROLL for (int p = 0; p < P; ++p) Isa::store_first(output + p * pixel_step, y[p], lanes);
     return is_odd;
   }
 

@@ -66,6 +66,7 @@ struct InputGrad {
                    int64_t output_step, int lanes) {
     Vec x[P], total[P];
     bool is_odd = false;
+    ADDERKIT_UNROLL
     for (int p = 0; p < P; ++p) {
       x[p] = lanes == L ? Isa::load(input + p * input_step) : Isa::load_first(input + p * input_step, lanes);
       is_odd |= Isa::any_nan(x[p]);
@@ -79,7 +80,7 @@ struct InputGrad {
         const float* g = a.g + a.rows[row].grad_row * a.filters * a.columns + a.taps[k].shift;
         for (int64_t o = 0; o < a.filters; ++o) {
           const Vec filter = Isa::load(f);
-#pragma GCC unroll 32
+          ADDERKIT_UNROLL
           for (int p = 0; p < P; ++p) {
             // Subtraction and clamp share two of Zen 4's four pipes; every other subtraction goes, as a fused
             // multiply-add, to the other two: 1.5 instead of 2.0 cycles a vector.
@@ -90,6 +91,7 @@ struct InputGrad {
           g += a.columns;
         }
       }
+    ADDERKIT_UNROLL
     for (int p = 0; p < P; ++p) {
       if (lanes == L)
         Isa::store(output + p * output_step, total[p]);
