@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from adderkit.ops.backends import Backend, backends
 from adderkit.ops.schema import adder2d
 
-__all__ = ["adder2d"]
+__all__ = ["Backend", "adder2d", "backends"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 
 import torch
@@ -86,7 +86,7 @@ def input_grad(
 
 
 @cache
-def _functions() -> tuple[ctypes._CFuncPtr, ctypes._CFuncPtr]:
+def _functions() -> tuple[Callable[..., int], Callable[..., int]]:
     library = native.library()
     if library is None:
         raise RuntimeError(native.reason())

@@ -196,6 +196,12 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     return grad_input, grad_weight, None, None, None, None
 
 
+def _no_second_order(ctx: Any, *grads: Tensor) -> None:
+    raise NotImplementedError(
+        "the gradients of adder2d are surrogates and have no derivative of their own: no double backward"
+    )
+
+
 _library.impl("adder2d", _forward_cpu, "CPU")
 _library.impl("adder2d_input_grad", _input_grad_cpu, "CPU")
 _library.impl("adder2d", _forward, "CompositeExplicitAutograd")
@@ -205,5 +211,7 @@ torch.library.register_fake("adderkit::adder2d", _forward_fake, lib=_library)
 torch.library.register_fake("adderkit::adder2d_input_grad", _input_grad_fake, lib=_library)
 torch.library.register_fake("adderkit::adder2d_weight_grad", _weight_grad_fake, lib=_library)
 torch.library.register_autograd("adderkit::adder2d", _backward, setup_context=_setup_context, lib=_library)
+for _name in ("adder2d_input_grad", "adder2d_weight_grad"):
+    torch.library.register_autograd(f"adderkit::{_name}", _no_second_order, lib=_library)
 for _device in ("cpu", "cuda"):
     torch.library.register_autocast("adderkit::adder2d", _device, torch.float32, lib=_library)

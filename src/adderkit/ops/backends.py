@@ -1,0 +1,44 @@
+"""Which kernels serve `adder2d`, and why: what `adderkit doctor` prints."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from adderkit import native
+
+
+class Backend(NamedTuple):
+    """One implementation of `adder2d`.
+
+    `isa` is the instruction set ("torch" for the reference); `active` marks the one that float32 tensors on the
+    processor get; `reason` says why it is, or is not, available.
+    """
+
+    name: str
+    isa: str
+    available: bool
+    active: bool
+    reason: str
+
+
+def backends() -> list[Backend]:
+    """All implementations for tensors on the processor, best first.
+
+    Raises:
+        ValueError: where `ADDERKIT_ISA` names a path that is unknown or cannot run here.
+    """
+    rows = [
+        Backend(
+            f"native {isa.name}",
+            isa.name,
+            not isa.reason,
+            isa.active,
+            isa.reason or ("serves float32" if isa.active else "ADDERKIT_ISA=" + isa.name + " chooses it"),
+        )
+        for isa in native.isas()
+    ]
+    if not rows:
+        rows = [Backend("native", "", False, False, native.reason())]
+    is_only = not rows[0].available and len(rows) == 1
+    why = "serves everything, slowly" if is_only else "serves float64 and devices without a kernel"
+    return [*rows, Backend("torch reference", "torch", True, is_only, why)]
