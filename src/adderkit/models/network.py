@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import nn
 
@@ -36,6 +36,6 @@ class Network(nn.Module):
     classifier_path: ClassVar[str]
     stage_paths: ClassVar[tuple[str, ...]]
     name: str
-    layer: str
+    layer: Literal["adder", "conv"]
     num_classes: int
     in_channels: int

@@ -18,21 +18,27 @@ from adderkit.options import Options
 class BaseConfig(Options):
     """Every key but the groups of the methods' own options."""
 
-    method: str = Field("pkkd", description="how the student is trained")
-    student: str = Field("resnet8", description="the network to train")
-    layer: Literal["adder", "conv"] = Field("adder", description="the student's operator")
-    teacher: str | None = Field(None, description="the teacher's network, convolutional; default: the student's twin")
-    teacher_run: Path | None = Field(None, description="folder of a finished run: its student is the fixed teacher")
-    epochs: int = Field(40, ge=1, description="passes over the training images")
-    batch_size: int = Field(64, ge=1, description="images per step")
-    seed: int = Field(0, ge=0, description="of initial values, order and augmentation")
-    lr: float = Field(0.1, ge=0, description="initial learning rate of SGD; a cosine takes it to 0")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
-    weight_decay: float = Field(5e-4, ge=0, description="of SGD")
-    eta: float = Field(0.2, ge=0, description="the adder layers' adaptive local learning rate")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto: cuda where there is one")
-    checkpoint_minutes: float = Field(5.0, gt=0, description="between checkpoints within an epoch")
-    data: DataConfig = Field(DataConfig(), description="The images")
+    method: str = Field(default="pkkd", description="how the student is trained")
+    student: str = Field(default="resnet8", description="the network to train")
+    layer: Literal["adder", "conv"] = Field(default="adder", description="the student's operator")
+    teacher: str | None = Field(
+        default=None, description="the teacher's network, convolutional; default: the student's twin"
+    )
+    teacher_run: Path | None = Field(
+        default=None, description="folder of a finished run: its student is the fixed teacher"
+    )
+    epochs: int = Field(default=40, ge=1, description="passes over the training images")
+    batch_size: int = Field(default=64, ge=1, description="images per step")
+    seed: int = Field(default=0, ge=0, description="of initial values, order and augmentation")
+    lr: float = Field(default=0.1, ge=0, description="initial learning rate of SGD; a cosine takes it to 0")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(default=5e-4, ge=0, description="of SGD")
+    eta: float = Field(default=0.2, ge=0, description="the adder layers' adaptive local learning rate")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="where to train; auto: cuda where there is one"
+    )
+    checkpoint_minutes: float = Field(default=5.0, gt=0, description="between checkpoints within an epoch")
+    data: DataConfig = Field(default=DataConfig(), description="The images")
 
     @field_validator("method", "student", "teacher")
     @classmethod

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal
 
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -32,7 +32,7 @@ class NetworkInfo:
     """
 
     network: str
-    layer: str
+    layer: Literal["adder", "conv"]
     dataset: str
     classes: tuple[str, ...]
     in_channels: int
@@ -59,7 +59,7 @@ class NetworkInfo:
 def save_network(path: Path, network: Network, info: NetworkInfo) -> None:
     """Writes a network's parameters and buffers, with `info` in the header, atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    metadata = {"format": _FORMAT, "network": json.dumps(asdict(info))}
+    metadata = {"format": _FORMAT, "network": TypeAdapter(NetworkInfo).dump_json(info).decode()}
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
@@ -78,11 +78,9 @@ def load_network(path: Path) -> tuple[Network, NetworkInfo]:
     if metadata.get("format") != _FORMAT:
         raise ValueError(f"weights `{path}`: format {metadata.get('format')!r}, but this version reads {_FORMAT!r}")
     try:
-        values = json.loads(metadata["network"])
-        info = NetworkInfo(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-        layer = cast("models.LayerName", info.layer)
-        network = models.create(info.network, layer, num_classes=len(info.classes), in_channels=info.in_channels)
+        info = TypeAdapter(NetworkInfo).validate_json(metadata["network"])
+        network = models.create(info.network, info.layer, len(info.classes), info.in_channels)
         network.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, ValueError, RuntimeError) as error:
         raise ValueError(f"weights `{path}` do not fit their network: {error}") from None
     return network.eval(), info

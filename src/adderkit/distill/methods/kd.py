@@ -14,9 +14,9 @@ from adderkit.options import Options
 class KDOptions(Options):
     """Vanilla knowledge distillation (Hinton et al., 2015)."""
 
-    temperature: float = Field(4.0, gt=0, description="divides the logits of both nets")
-    weight: float = Field(0.9, ge=0, le=1, description="of the teacher's term; the labels have 1 - weight")
-    progressive: bool = Field(False, description="teacher trained beside the student instead of beforehand")
+    temperature: float = Field(default=4.0, gt=0, description="divides the logits of both nets")
+    weight: float = Field(default=0.9, ge=0, le=1, description="of the teacher's term; the labels have 1 - weight")
+    progressive: bool = Field(default=False, description="teacher trained beside the student instead of beforehand")
 
 
 @register("kd")

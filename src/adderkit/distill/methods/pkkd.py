@@ -25,23 +25,31 @@ _SIGNS = {"mixed": (1.0, -1.0), "rising": (1.0, 1.0), "literal": (-1.0, -1.0)}
 class PKKDOptions(Options):
     """Progressive kernel based knowledge distillation (Xu et al., 2020)."""
 
-    kernel: bool = Field(True, description="compare kernels of the raw outputs; off: the standardised outputs")
-    progressive: bool = Field(True, description="teacher trained beside the student; off: beforehand, then fixed")
+    kernel: bool = Field(default=True, description="compare kernels of the raw outputs; off: the standardised outputs")
+    progressive: bool = Field(
+        default=True, description="teacher trained beside the student; off: beforehand, then fixed"
+    )
     signs: Literal["mixed", "rising", "literal"] = Field(
-        "mixed", description="student exp(+y), teacher exp(-o) | both exp(+) | both exp(-)"
+        default="mixed", description="student exp(+y), teacher exp(-o) | both exp(+) | both exp(-)"
     )
     sigma: Literal["running", "fixed", "learned"] = Field(
         "running",
         description="width in running deviations | in raw units | learned, starting at running deviations",
     )
-    sigma_a: float = Field(2.0, gt=0, description="width of the adder net's kernel exp(y / sigma_a)")
-    sigma_c: float = Field(1.0, gt=0, description="width of the CNN's kernel exp(-o / (2 sigma_c^2))")
-    rho: Literal["student", "both"] = Field("student", description="nets that have a learned 1x1 map after the kernel")
-    normalise: bool = Field(True, description="compare with the teacher's features at unit variance per channel")
-    alpha: float = Field(1.0, ge=0, description="weight of the cross entropy with the teacher's soft labels")
-    beta: float = Field(0.1, ge=0, description="weight of L_mid, the sum over taps of the mean squared difference")
+    sigma_a: float = Field(default=2.0, gt=0, description="width of the adder net's kernel exp(y / sigma_a)")
+    sigma_c: float = Field(default=1.0, gt=0, description="width of the CNN's kernel exp(-o / (2 sigma_c^2))")
+    rho: Literal["student", "both"] = Field(
+        default="student", description="nets that have a learned 1x1 map after the kernel"
+    )
+    normalise: bool = Field(
+        default=True, description="compare with the teacher's features at unit variance per channel"
+    )
+    alpha: float = Field(default=1.0, ge=0, description="weight of the cross entropy with the teacher's soft labels")
+    beta: float = Field(
+        default=0.1, ge=0, description="weight of L_mid, the sum over taps of the mean squared difference"
+    )
     taps: Literal["operators", "stages"] | tuple[str, ...] = Field(
-        "operators", description="every twin operator | the last of each stage | module paths"
+        default="operators", description="every twin operator | the last of each stage | module paths"
     )
 
 
