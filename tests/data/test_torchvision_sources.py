@@ -123,7 +123,12 @@ def test_fashion_mnist(tmp_path: Path):
     assert data.mean == pytest.approx((noise(6, (28, 28)).mean() / 255,), abs=1e-12)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
+needs_torchvision = pytest.mark.skipif(
+    importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed"
+)
+
+
+@needs_torchvision
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion-mnist"])
 def test_true_torchvision_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str):
     def offline(*_: object, **__: object) -> None:
@@ -132,3 +137,16 @@ def test_true_torchvision_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(urllib.request, "urlopen", offline)
     with pytest.raises(ValueError, match=rf"(?s){name} is not there and cannot be downloaded.*offline.*not found"):
         load(DataConfig(name=name, root=tmp_path))
+
+
+@needs_torchvision
+def test_true_torchvision_reads_fashion_mnist(tmp_path: Path):
+    raw = tmp_path / "FashionMNIST/raw"
+    raw.mkdir(parents=True)
+    for split, count in (("train", 6), ("t10k", 3)):
+        sizes = b"".join(n.to_bytes(4, "big") for n in (count, 28, 28))
+        (raw / f"{split}-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + sizes + noise(count, (28, 28)).tobytes())
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + sizes[:4] + bytes(range(count)))
+    data = load(DataConfig(name="fashion-mnist", root=tmp_path))
+    assert data.classes[9] == "Ankle boot" and data.train.labels.tolist() == list(range(6))
+    assert np.array_equal(next(data.test.uint8_batches(3))[0][:, 0].numpy(), noise(3, (28, 28)))

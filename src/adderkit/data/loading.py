@@ -16,6 +16,7 @@ from adderkit.data.split import Preparation, Split
 from adderkit.data.tensors import TensorSplit, decode_all, expand
 
 _SAMPLE = 2048  # images that the statistics of a streamed set come from: 300 MB at 224x224
+_CHUNK = 1024  # images counted at once: bincount makes int64 of them, eight times their size
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ def load(config: DataConfig, device: torch.device | str = "cpu") -> ImageData:
     """Loads the data set that the options describe and refuses what would fail later.
 
     Sets whose decoded images fit in `config.memory_limit_mb` are decoded now, so that every broken image is found.
-    Of larger sets every header is read now; a file broken further on is found, and named, when it is decoded.
+    Of larger sets every header is read now; a file broken further on is found, and named, when it is decoded. Mean and
+    deviation, unless published with the set, are exact over the training images of the former, and over 2,048 evenly
+    spaced ones of the latter.
 
     Args:
         config: The options.
@@ -128,7 +131,9 @@ def _statistics(raw: RawData, channels: int, pixels: NDArray[np.uint8]) -> tuple
     means: list[float] = []
     stds: list[float] = []
     for channel in range(channels):
-        counts = np.bincount(pixels[:, channel].ravel(), minlength=256)  # integers: the order cannot matter
+        counts = np.zeros(256, np.int64)
+        for start in range(0, len(pixels), _CHUNK):
+            counts += np.bincount(pixels[start : start + _CHUNK, channel].ravel(), minlength=256)
         total = int(counts.sum())
         mean = int(counts @ values) / total
         variance = int(counts @ values**2) / total - mean**2

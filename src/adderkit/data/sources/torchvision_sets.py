@@ -73,7 +73,7 @@ def _load(name: str, config: DataConfig, mean: tuple[float, ...] | None, std: tu
 def _torchvision_datasets(name: str) -> ModuleType:
     try:
         import torchvision.datasets  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # RuntimeError: built for another torch
         raise ImportError(f'`name` (={name}) needs torchvision: pip install "adderkit[vision]" ({error})') from error
     return torchvision.datasets
 
@@ -86,9 +86,10 @@ def _help(name: str, dataset: Any, root: Path, error: Exception) -> str:
     """What was looked for, what is wrong with it, and how to place it by hand."""
     lines = [f"`root` (={root}): {name} is not there and cannot be downloaded ({_first_line(error)})."]
     wanted = _wanted(dataset, root)
-    for path, md5, _ in wanted:
+    for path, md5, url in wanted:
         if not path.is_file():
-            lines.append(f"  {path}: not found")
+            if url:  # else it comes out of a download
+                lines.append(f"  {path}: not found")
         elif md5 is None:
             lines.append(f"  {path}: there, but cannot be checked; delete it if it is damaged")
         elif (found := hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()) != md5:
