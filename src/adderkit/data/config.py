@@ -53,7 +53,7 @@ class DataConfig(Options):
             return path
         used = registry.get(name).uses
         if ("root" if info.field_name == "root" else "train") not in used:
-            allowed = {(): "no files", ("root",): "`root`"}.get(used, "`train` and `test`")
+            allowed = " and ".join(f"`{option}`" for option in used) or "no files"
             raise ValueError(
                 f"not used by `name` (={name}), which takes {allowed}; set `name` to parquet or imagefolder"
             )
