@@ -11,8 +11,8 @@ from generated_images import encode, noise
 from adderkit.data import DataConfig, ImageData, load
 
 Pair = Callable[..., dict[str, Path]]
-KINDS = [{"memory_limit_mb": 64}, {"memory_limit_mb": 0, "workers": 0}, {"memory_limit_mb": 0, "workers": 3}]
-IDS = ["memory", "stream", "stream-threads"]
+KINDS = [{"memory_limit_mb": 64}, {"memory_limit_mb": 0, "workers": 0}, {"memory_limit_mb": 0, "workers": 2}]
+IDS = ["memory", "stream", "stream-workers"]
 
 
 def epoch_of(data: ImageData, batch: int, **options: int) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -35,7 +35,7 @@ class DataConfig(Options):
     flip: bool | None = None
     """Random horizontal flip of training images; default: all sources but digits."""
     workers: int = Field(default=2, ge=0)
-    """Threads that decode the images of sets beyond the memory limit; 0: none beside the caller's."""
+    """Processes that decode the images of sets beyond the memory limit; 0: the training's own."""
     memory_limit_mb: int = Field(default=2048, ge=0)
     """Sets whose decoded images fit in so many MiB are held as one tensor on the device."""
 

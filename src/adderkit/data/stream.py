@@ -1,26 +1,20 @@
-"""Large sets: images decoded by threads as they are needed.
-
-Threads and not worker processes: Pillow lets go of the interpreter while it decodes and resizes, every source is
-shared instead of pickled, and nothing forks a process that holds CUDA and OpenMP threads.
-"""
+"""Large sets: a DataLoader whose workers decode images as they are needed."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from adderkit.data import image
 from adderkit.data.raw import RawSplit
 from adderkit.data.split import Preparation, Split
 
-_AHEAD = 3  # batches being decoded: one to hand over, two so that threads never wait at a batch's end
 _CHUNK = 1024
 
 
@@ -67,6 +61,20 @@ def read_rows(
     return np.stack(same).transpose(0, 3, 1, 2)
 
 
+class _Batches(Dataset[Tensor | ValueError]):
+    """Decodes the rows of a whole batch. A broken image comes back as its error: DataLoader would bury the message
+    that names the file in the traceback of a worker."""
+
+    def __init__(self, raw: RawSplit, size: int | None, channels: int) -> None:
+        self._raw, self._size, self._channels = raw, size, channels
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> Tensor | ValueError:
+        try:
+            return torch.from_numpy(read_rows(self._raw, rows, self._size, self._channels))
+        except ValueError as error:
+            return ValueError(str(error))
+
+
 class StreamSplit(Split):
     """A split decoded on the fly.
 
@@ -74,7 +82,7 @@ class StreamSplit(Split):
         raw: The images.
         size: As `DataConfig.image_size`.
         channels: 1 or 3, as `scan` found.
-        workers: Decoding threads; 0: the caller's own.
+        workers: Decoding processes; 0: the caller's own.
         preparation: What is done to each batch.
         device: Where the batches are made.
     """
@@ -89,36 +97,18 @@ class StreamSplit(Split):
         device: torch.device,
     ) -> None:
         super().__init__(raw.labels, preparation, device)
-        self._raw = raw
-        self._size = size
-        self._channels = channels
+        self._images = _Batches(raw, size, channels)
         self._workers = workers
 
     def _read(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[Tensor]:
-        if self._workers == 0:
-            for rows in batches:
-                yield self._to_device(read_rows(self._raw, rows, self._size, self._channels))
-            return
-        with ThreadPoolExecutor(self._workers) as pool:
-            try:
-                yield from self._prefetched(batches, pool)
-            finally:  # a caller that stops early waits for running tasks only
-                pool.shutdown(cancel_futures=True)
-
-    def _prefetched(self, batches: Sequence[NDArray[np.int64]], pool: ThreadPoolExecutor) -> Iterator[Tensor]:
-        def submit(rows: NDArray[np.int64]) -> list[Future[NDArray[np.uint8]]]:
-            parts = np.array_split(rows, min(len(rows), 4 * self._workers))
-            return [pool.submit(read_rows, self._raw, part, self._size, self._channels) for part in parts]
-
-        rest = iter(batches)
-        pending = deque(submit(rows) for rows in islice(rest, _AHEAD))
-        while pending:
-            done = pending.popleft()
-            yield self._to_device(np.concatenate([part.result() for part in done]))
-            pending.extend(submit(rows) for rows in islice(rest, 1))
-
-    def _to_device(self, pixels: NDArray[np.uint8]) -> Tensor:
-        images = torch.from_numpy(pixels)
-        if self._device.type == "cuda":
-            return images.pin_memory().to(self._device, non_blocking=True)
-        return images.to(self._device)
+        loader: DataLoader[Tensor | ValueError] = DataLoader(
+            self._images,
+            sampler=batches,  # type: ignore[arg-type]  # an index may be anything that the data set takes: here, rows
+            batch_size=None,
+            num_workers=self._workers,
+            pin_memory=self._device.type == "cuda",
+        )
+        for images in loader:
+            if isinstance(images, ValueError):
+                raise images
+            yield images.to(self._device, non_blocking=True)
