@@ -77,7 +77,7 @@ int32_t find(const char* name, int* index) {
     if (std::strcmp(table[row].name, name) == 0) {
       const char* reason = table[row].reason();
       if (reason[0] != '\0')
-        return fail(ADDERKIT_UNKNOWN_ISA, "ADDERKIT_ISA=%s cannot run here: %s", name, reason);
+        return fail(ADDERKIT_UNKNOWN_ISA, "`ADDERKIT_ISA` (=%s) cannot run here: %s", name, reason);
       *index = row;
       return ADDERKIT_OK;
     }
@@ -86,7 +86,7 @@ int32_t find(const char* name, int* index) {
     if (row > 0) std::strcat(names, ", ");
     std::strcat(names, table[row].name);
   }
-  return fail(ADDERKIT_UNKNOWN_ISA, "ADDERKIT_ISA=%s is unknown here; this build has: %s", name, names);
+  return fail(ADDERKIT_UNKNOWN_ISA, "`ADDERKIT_ISA` (=%s) must be one of: %s", name, names);
 }
 
 // Read once: a process that changes its environment later uses adderkit_isa_force().

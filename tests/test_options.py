@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from adderkit.options import Options, OptionsError
 from pydantic import Field, field_validator
+
+from adderkit.options import Options, OptionsError
 
 
 class Inner(Options):

@@ -180,13 +180,18 @@ struct Forward {
     }
     bool is_odd = false;
     ADDERKIT_UNROLL
-    for (int p = 0; p < P; ++p) {
-      is_odd |= Isa::any_not_finite(y[p]);
-      y[p] = Isa::min_zero(y[p]);
+    for (int p = 0; p < P; ++p) is_odd |= Isa::any_not_finite(y[p]);
+    if (!is_odd) {  // where rounding left a distance below zero; repair() sees to the other tiles
+      ADDERKIT_UNROLL
+      for (int p = 0; p < P; ++p) y[p] = Isa::min_zero(y[p]);
     }
-    if (lanes == L) ADDERKIT_UNROLL
-    for (int p = 0; p < P; ++p) Isa::store(output + p * pixel_step, y[p]);
-    else ADDERKIT_UNROLL for (int p = 0; p < P; ++p) Isa::store_first(output + p * pixel_step, y[p], lanes);
+    if (lanes == L) {
+      ADDERKIT_UNROLL
+      for (int p = 0; p < P; ++p) Isa::store(output + p * pixel_step, y[p]);
+    } else {
+      ADDERKIT_UNROLL
+      for (int p = 0; p < P; ++p) Isa::store_first(output + p * pixel_step, y[p], lanes);
+    }
     return is_odd;
   }
 
@@ -208,7 +213,10 @@ struct Forward {
     for (int64_t o = first_filter; o < first_filter + lanes; ++o)
       for (int64_t q = 0; q < plan.out_width; ++q) {
         float* y = plan.output + image * step[0] + o * step[1] + row * step[2] + q * step[3];
-        if (!(*y - *y == 0.0f)) *y = exact_output(plan, image, o, row, q);
+        if (!(*y - *y == 0.0f))
+          *y = exact_output(plan, image, o, row, q);
+        else if (*y > 0.0f)
+          *y = 0.0f;
       }
   }
 

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INPUT
     try:
         return _COMMANDS[given[0]](given[1:])
-    except ValueError as error:
+    except (ValueError, ImportError) as error:  # ImportError: an extra that is not installed, by name
         print(f"adderkit {given[0]}: {error}", file=sys.stderr)
         return EXIT_INPUT
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+
 from adderkit.distill.kernels import RunningScale, adder_kernel, convolution_kernel
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from adderkit.distill import Batch, NetOutput, Phase, TeacherNeed, method_type
-from adderkit.nn import Adder2d
 from numpy.typing import NDArray
 from torch import nn
+
+from adderkit.distill import Batch, NetOutput, Phase, TeacherNeed, method_type
+from adderkit.nn import Adder2d
 
 PHASE = Phase("train", 1)
 Array = NDArray[np.float64]

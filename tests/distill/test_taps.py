@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from adderkit import models
 from adderkit.distill import Taps, operator_paths, stage_paths
-from torch import nn
 
 
 def test_raw_output_of_a_module_by_path():
