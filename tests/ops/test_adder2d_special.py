@@ -31,9 +31,7 @@ def test_a_common_offset_costs_nearly_nothing(path, offset):
 @pytest.mark.parametrize("offset", [1e2, 1e5])
 def test_offset_input_gradient(path, offset):
     x, f, g = draw(0, 2, 5, 7, 8) + offset, draw(1, 9, 5, 3, 3) + offset, draw(2, 2, 9, 7, 8)
-    expected = expected_adder2d(
-        x.double().numpy(), f.double().numpy(), g.double().numpy(), Geometry(padding=(1, 1))
-    )
+    expected = expected_adder2d(x.double().numpy(), f.double().numpy(), g.double().numpy(), Geometry(padding=(1, 1)))
     actual = torch.ops.adderkit.adder2d_input_grad(g, x, f, *GEOMETRY).double().numpy()
     np.testing.assert_array_less(
         np.abs(actual - expected.grad_input), 16 * ROUNDOFF * expected.grad_input_scale + 1e-30

@@ -87,9 +87,7 @@ def test_inductor_hands_over_the_strides_that_it_promised():
     right = layer(x, f)
     output = compiled(x, f)
     torch.testing.assert_close(output, right)
-    torch.testing.assert_close(
-        torch.autograd.grad(output.sum(), (x, f)), torch.autograd.grad(right.sum(), (x, f))
-    )
+    torch.testing.assert_close(torch.autograd.grad(output.sum(), (x, f)), torch.autograd.grad(right.sum(), (x, f)))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert not torch._dynamo.utils.counters["graph_break"]
 
@@ -204,9 +202,7 @@ def test_invalid_arguments_are_named_alike_eagerly_and_in_fakes(message):
         adderkit.adder2d(**arguments)
     assert str(eager.value).startswith(message)
     with FakeTensorMode() as mode, pytest.raises(ValueError) as fake:
-        adderkit.adder2d(
-            **{k: mode.from_tensor(v) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
-        )
+        adderkit.adder2d(**{k: mode.from_tensor(v) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()})
     assert str(fake.value) == str(eager.value)
 
 
