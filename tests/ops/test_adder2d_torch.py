@@ -211,5 +211,5 @@ def test_gradients_of_the_wrong_shape_are_refused():
     for op in (OPS.adder2d_input_grad, OPS.adder2d_weight_grad):
         with pytest.raises(ValueError, match=r"`grad_output` \(shape \(2, 6, 9, 9\)\) must have the shape"):
             op(torch.zeros(2, 6, 9, 9), x, f, (1, 1), (0, 0), (1, 1), 1)
-        with pytest.raises(ValueError, match="`grad_output` .* must be like `input`"):
+        with pytest.raises(ValueError, match=r"`grad_output` .* must be like `input`"):
             op(torch.zeros(2, 6, 3, 4).double(), x, f, (1, 1), (0, 0), (1, 1), 1)
