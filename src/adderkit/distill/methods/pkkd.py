@@ -69,16 +69,16 @@ class _Branch(nn.Module):
         self.rho: nn.Module = nn.Identity()
 
     def forward(self, output: Tensor) -> Tensor:
-        scaled = self.scale(output)
+        centred = self.scale(output)
         if not self.options.kernel:
-            return self.rho(scaled)
-        if self.options.sigma == "fixed":
-            scaled = scaled * self.scale.deviation
-        adder_sign, convolution_sign = _SIGNS[self.options.signs]
+            return self.rho(centred / self.scale.deviation)
         sigma = self.log_sigma.exp()
+        unit = 1.0 if self.options.sigma == "fixed" else self.scale.deviation
+        adder_sign, convolution_sign = _SIGNS[self.options.signs]
         if self.is_adder:
-            return self.rho(adder_kernel(scaled, sigma, adder_sign))
-        return self.rho(convolution_kernel(scaled, sigma, convolution_sign))
+            return self.rho(adder_kernel(centred, sigma * unit, adder_sign))
+        # sigma^2 carries the unit of the output: exp(-(o / unit) / (2 sigma^2))
+        return self.rho(convolution_kernel(centred, sigma * unit**0.5, convolution_sign))
 
 
 @register("pkkd")
