@@ -43,8 +43,9 @@ def test_metrics_have_every_column(rows, tmp_path):
 @pytest.mark.parametrize("teacher", ["resnet20", None])
 def test_table_shows_the_nets_that_there_were(teacher):
     summary = {
-        "method": "pkkd", "dataset": "digits", "epochs": 40, "student": "resnet8", "layer": "adder", "final_top1": 0.975,
-        "best_top1": 0.9811, "best_epoch": 37, "teacher": teacher, "teacher_final_top1": 0.99, "teacher_best_top1": 0.995,
+        "method": "pkkd", "dataset": "digits", "epochs": 40, "student": "resnet8", "layer": "adder",
+        "final_top1": 0.975, "best_top1": 0.9811, "best_epoch": 37, "teacher": teacher,
+        "teacher_final_top1": 0.99, "teacher_best_top1": 0.995,
     }  # fmt: skip
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(run_table(summary))
