@@ -22,6 +22,7 @@ struct Avx2 {
   static Vec load_first(const float* p, int n) { return _mm256_maskload_ps(p, first(n)); }
   static void store_first(float* p, Vec v, int n) { _mm256_maskstore_ps(p, first(n), v); }
   static Vec set(float value) { return _mm256_set1_ps(value); }
+  static Vec set_factor(float value) { return set(value); }
 
   static Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
   static Vec subtract(Vec a, Vec b) { return _mm256_sub_ps(a, b); }

@@ -21,13 +21,16 @@ struct Avx512 {
   static Vec load_first(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
   static void store_first(float* p, Vec v, int n) { _mm512_mask_storeu_ps(p, first(n), v); }
 
-  // As an integer broadcast: on Zen 4 vpbroadcastd is a load alone, while vbroadcastss also takes one of the
-  // pipes that the maximum needs (27 against 43 G/s on one core).
+  // For a maximum, as an integer broadcast: on Zen 4 vpbroadcastd is a load alone, while vbroadcastss also
+  // takes one of the pipes that the maximum needs (27 against 43 G/s on one core).
   static Vec set(float value) {
     int bits;
     __builtin_memcpy(&bits, &value, sizeof bits);
     return _mm512_castsi512_ps(_mm512_set1_epi32(bits));
   }
+
+  // For a multiply-add, which takes it as an operand in memory.
+  static Vec set_factor(float value) { return _mm512_set1_ps(value); }
 
   static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
   static Vec subtract(Vec a, Vec b) { return _mm512_sub_ps(a, b); }

@@ -62,6 +62,31 @@ void transpose(const float* source, int64_t source_step, int64_t rows, int64_t c
   }
 }
 
+template <class Isa>
+void store_up_to(float* target, typename Isa::Vec value, int64_t count) {
+  if (count >= Isa::lanes)
+    Isa::store(target, value);
+  else
+    Isa::store_first(target, value, static_cast<int>(count));
+}
+
+// Plain loops here would become calls of memset and memcpy, which cost more than rows this short.
+template <class Isa>
+void clear(float* target, int64_t count) {
+  for (int64_t k = 0; k < count; k += Isa::lanes) store_up_to<Isa>(target + k, Isa::zero(), count - k);
+}
+
+template <class Isa>
+void copy(const float* source, float* target, int64_t count) {
+  constexpr int L = Isa::lanes;
+  int64_t k = 0;
+  for (; k + L <= count; k += L) Isa::store(target + k, Isa::load(source + k));
+  if (k < count) {
+    const int rest = static_cast<int>(count - k);
+    Isa::store_first(target + k, Isa::load_first(source + k, rest), rest);
+  }
+}
+
 // Copies `pixels` pixels of `channels` channels, read through element steps, to target[channel][pixel].
 template <class Isa>
 void gather(const float* source, int64_t channel_step, int64_t pixel_step, int64_t channels, int64_t pixels,
@@ -74,7 +99,7 @@ void gather(const float* source, int64_t channel_step, int64_t pixel_step, int64
     const float* from = source + c * channel_step;
     float* to = target + c * target_step;
     if (pixel_step == 1)
-      for (int64_t q = 0; q < pixels; ++q) to[q] = from[q];
+      copy<Isa>(from, to, pixels);
     else
       for (int64_t q = 0; q < pixels; ++q) to[q] = from[q * pixel_step];
   }

@@ -105,7 +105,7 @@ struct Forward {
 
   static int64_t scratch(const ForwardPlan& plan) {
     return taps_floats(plan) + slots(plan) * (plan.row_floats + row_columns(plan)) +
-           plan.band_rows * plan.out_width + plan.out_width * L;
+           plan.band_rows * plan.out_width + plan.out_width * L + L;
   }
 
   // One padded row [channel][column] and its channel sums [column].
@@ -117,27 +117,31 @@ struct Forward {
     const bool is_inside = h >= 0 && h < s.height;
     const float* source = plan.input + image * s.input_stride[0] + group * channels * s.input_stride[1] +
                           (is_inside ? h : 0) * s.input_stride[2];
-    for (int64_t phase = 0; phase < plan.column_phase_count; ++phase) {
+    clear<Isa>(row, channels * columns);
+    for (int64_t phase = 0; is_inside && phase < plan.column_phase_count; ++phase) {
       // Columns [first, last) of this phase lie inside the input; the others are padding.
       const int64_t start = plan.column_phases[phase] - s.padding[1];  // input column of the phase's first
-      int64_t first = larger(0, ceil_div(-start, s.stride[1]));
-      int64_t last = smaller(plan.phase_columns, ceil_div(s.width - start, s.stride[1]));
-      if (!is_inside || last <= first) first = last = 0;
-      float* target = row + phase * plan.phase_columns;
-      for (int64_t c = 0; c < channels; ++c) {
-        float* line = target + c * columns;
-        for (int64_t q = 0; q < first; ++q) line[q] = 0.0f;
-        for (int64_t q = last; q < plan.phase_columns; ++q) line[q] = 0.0f;
-      }
+      const int64_t first = larger(0, ceil_div(-start, s.stride[1]));
+      const int64_t last = smaller(plan.phase_columns, ceil_div(s.width - start, s.stride[1]));
       if (first < last)
         gather<Isa>(source + (start + first * s.stride[1]) * s.input_stride[3], s.input_stride[1],
-                    s.stride[1] * s.input_stride[3], channels, last - first, target + first, columns);
+                    s.stride[1] * s.input_stride[3], channels, last - first,
+                    row + phase * plan.phase_columns + first, columns);
     }
     if (plan.offset != 0.0f)
       for (int64_t k = 0; k < channels * columns; ++k) row[k] -= plan.offset;
-    for (int64_t q = 0; q < columns; ++q) sum[q] = row[q];
-    for (int64_t c = 1; c < channels; ++c)
-      for (int64_t q = 0; q < columns; ++q) sum[q] += row[c * columns + q];
+    // Sums over the channels of a vector of columns at a time. The last vector reads on into what follows the
+    // row in scratch, and what it gets there is not stored.
+    for (int64_t q = 0; q < columns; q += L) {
+      Vec even = Isa::load(row + q), odd = Isa::zero();
+      int64_t c = 1;
+      for (; c + 1 < channels; c += 2) {
+        odd = Isa::add(odd, Isa::load(row + c * columns + q));
+        even = Isa::add(even, Isa::load(row + (c + 1) * columns + q));
+      }
+      if (c < channels) odd = Isa::add(odd, Isa::load(row + c * columns + q));
+      store_up_to<Isa>(sum + q, Isa::add(even, odd), columns - q);
+    }
   }
 
   // Whether any output row of the band reads slot (phase, index).
@@ -241,7 +245,7 @@ struct Forward {
           fill_row(plan, image, group, padded_row, padded + slot * plan.row_floats, sums + slot * columns);
         }
 
-    for (int64_t k = 0; k < rows * plan.out_width; ++k) patches[k] = 0.0f;
+    clear<Isa>(patches, rows * plan.out_width);
     for (int64_t i = 0; i < s.kernel_height; ++i)
       for (int64_t j = 0; j < s.kernel_width; ++j) {
         const int64_t slot = plan.row_taps[i].phase * phase_slots + plan.row_taps[i].shift;

@@ -85,7 +85,7 @@ struct InputGrad {
             // Subtraction and clamp share two of Zen 4's four pipes; every other subtraction goes, as a fused
             // multiply-add, to the other two: 1.5 instead of 2.0 cycles a vector.
             const Vec d = p % 2 ? Isa::multiply_subtract(filter, one, x[p]) : Isa::subtract(filter, x[p]);
-            total[p] = Isa::multiply_add(Isa::clamp_to_one(d, one), Isa::set(g[p]), total[p]);
+            total[p] = Isa::multiply_add(Isa::clamp_to_one(d, one), Isa::set_factor(g[p]), total[p]);
           }
           f += L;
           g += a.columns;
@@ -146,10 +146,7 @@ struct InputGrad {
       float* target = grad + (row - low) * filters * columns;
       const float* source = plan.grad_output + image * s.output_stride[0] +
                             group * filters * s.output_stride[1] + row * s.output_stride[2];
-      for (int64_t o = 0; o < filters; ++o) {
-        for (int64_t q = 0; q < plan.pad_left; ++q) target[o * columns + q] = 0.0f;
-        for (int64_t q = plan.pad_left + plan.out_width; q < columns; ++q) target[o * columns + q] = 0.0f;
-      }
+      clear<Isa>(target, filters * columns);
       gather<Isa>(source, s.output_stride[1], s.output_stride[3], filters, plan.out_width,
                   target + plan.pad_left, columns);
     }

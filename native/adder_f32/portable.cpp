@@ -23,6 +23,7 @@ struct Portable {
   static Vec set(float value) {
     return each([&](int) { return value; });
   }
+  static Vec set_factor(float value) { return set(value); }
   static Vec load(const float* p) {
     return each([&](int i) { return p[i]; });
   }
