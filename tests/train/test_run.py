@@ -129,7 +129,7 @@ def test_folder_with_anything_is_refused(make_config, tmp_path, display):
 
 def test_another_configuration_does_not_go_on(make_config, tmp_path, display):
     train.train(make_config(epochs=1), tmp_path / "run", display=display)
-    with pytest.raises(ValueError, match=r"`epochs` is 1 there and 3 here; `pkkd\.beta` is 0\.1 there and 0\.5 here"):
+    with pytest.raises(ValueError, match=r"`epochs` is 1 there and 3 here; `pkkd\.beta` is 1\.0 there and 0\.5 here"):
         train.train(make_config(epochs=3, pkkd={"beta": 0.5}), tmp_path / "run", resume=True, display=display)
 
 

@@ -48,8 +48,8 @@ class PKKDOptions(Options):
     beta: float = Field(
         default=0.1, ge=0, description="weight of L_mid, the sum over taps of the mean squared difference"
     )
-    taps: Literal["operators", "stages"] | tuple[str, ...] = Field(
-        default="operators", description="every twin operator | the last of each stage | module paths"
+    taps: Literal["stages", "operators"] | tuple[str, ...] = Field(
+        default="stages", description="the last operator of each stage | every twin operator | module paths"
     )
 
 
