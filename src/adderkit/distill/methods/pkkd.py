@@ -46,7 +46,7 @@ class PKKDOptions(Options):
     )
     alpha: float = Field(default=1.0, ge=0, description="weight of the cross entropy with the teacher's soft labels")
     beta: float = Field(
-        default=0.1, ge=0, description="weight of L_mid, the sum over taps of the mean squared difference"
+        default=1.0, ge=0, description="weight of L_mid, the sum over taps of the mean squared difference"
     )
     taps: Literal["stages", "operators"] | tuple[str, ...] = Field(
         default="stages", description="the last operator of each stage | every twin operator | module paths"
