@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +80,7 @@ def test_compiled_forward_and_backward_run_compiled(format):
     assert len(graphs) == 2  # no second compilation
 
 
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="inductor needs a C++ compiler")
 def test_inductor_hands_over_the_strides_that_it_promised():
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()

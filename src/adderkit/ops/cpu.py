@@ -35,7 +35,7 @@ def is_available() -> bool:
 
 @cache
 def _warn_once(reason: str) -> None:
-    warnings.warn(f"adder2d runs in plain torch, 20 times slower or more: {reason}", RuntimeWarning, stacklevel=2)
+    warnings.warn(f"adder2d runs in plain torch, 10 times slower or more: {reason}", RuntimeWarning, stacklevel=2)
 
 
 def forward(

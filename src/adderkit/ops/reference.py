@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-# Elements of the largest temporary, (N, C_out chunk, C_in, H_out, W_out). 2^20 float32 are 4 MiB: near the
-# last-level cache of a core. An accelerator wants larger launches.
-CHUNK_CPU = 1 << 20
+# Elements of the largest temporary, (N, C_out chunk, C_in, H_out, W_out). 2^18 float32 are 1 MiB, a core's
+# second-level cache; an accelerator wants larger launches.
+CHUNK_CPU = 1 << 18
 CHUNK_OTHER = 1 << 24
 
 
@@ -43,7 +43,7 @@ def forward(
             x = _tap(x_group, vertical, horizontal, output, stride, dilation).unsqueeze(1)
             f = f_group[:, :, vertical, horizontal].unsqueeze(-1).unsqueeze(-1)
             for filters in _chunks(f.shape[0], x):
-                y_group[:, filters] -= (x - f[filters]).abs().sum(2)
+                y_group[:, filters] -= (x - f[filters]).abs_().sum(2)
     output.copy_(total)
 
 
@@ -76,7 +76,7 @@ def input_grad(
             f = f_group[:, :, vertical, horizontal].unsqueeze(-1).unsqueeze(-1)
             target = _tap(total_group, vertical, horizontal, grad_output, stride, dilation)
             for filters in _chunks(f.shape[0], x):
-                target += (g_group[:, filters] * (f[filters] - x).clamp(-1, 1)).sum(1)
+                target += (g_group[:, filters] * (f[filters] - x).clamp_(-1, 1)).sum(1)
     height, width = input.shape[2:]
     grad_input.copy_(
         total[

@@ -16,17 +16,20 @@ def pair(name: str, value: int | Sequence[int], minimum: int) -> tuple[int, int]
     Raises:
         ValueError: where it is neither an integer nor two of them, or one is below `minimum`.
     """
-    values = tuple(value) if isinstance(value, Sequence) else (value, value)
-    if isinstance(value, str) or len(values) not in (1, 2) or not all(_is_int(v) for v in values):
-        raise ValueError(f"`{name}` (={value!r}) must be an integer or a pair of integers")
-    vertical, horizontal = values if len(values) == 2 else (values[0], values[0])
+    if type(value) is int:  # the common forms first: a call makes six pairs
+        vertical = horizontal = value
+    else:
+        values = tuple(value) if isinstance(value, Sequence) else (value,)
+        if isinstance(value, str) or len(values) not in (1, 2) or not all(map(_is_int, values)):
+            raise ValueError(f"`{name}` (={value!r}) must be an integer or a pair of integers")
+        vertical, horizontal = values[0], values[-1]
     if vertical < minimum or horizontal < minimum:
         raise ValueError(f"`{name}` (={value!r}) must be >= {minimum}")
     return vertical, horizontal
 
 
 def _is_int(value: object) -> bool:
-    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
+    return type(value) is int or (isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool))
 
 
 def check_adder2d(
