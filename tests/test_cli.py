@@ -62,7 +62,7 @@ def test_recipe_and_options_over_it(adderkit, tmp_path):
         (["train", "--out", "x", "--method", "pkd"], ["`method` (='pkd')", "must be one of kd, none, pkkd"]),
         (["train", "--out", "x", "--student", "resnet21"], ["`student` (='resnet21')", "resnet20"]),
         (["train", "--out", "x", "--layer", "shift"], ["--layer", "shift", "adder", "conv"]),
-        (["train", "--out", "x", "--pkkd.sigma_a", "-1"], ["`sigma_a` (=-1.0)", "greater than 0"]),
+        (["train", "--out", "x", "--pkkd.sigma_a", "-1"], ["`pkkd.sigma_a` (=-1.0)", "greater than 0"]),
         (["train", "--out", "x", "--data.name", "digit"], ["digit", "digits"]),
         (["train", "--out", "x", "--batch_size", "100000"], ["`batch_size` (=100000)", "1438"]),
         (["train", "--out", "x", "--pkkd.taps", "layer9"], ["tap `layer9`", "no module"]),
@@ -70,7 +70,10 @@ def test_recipe_and_options_over_it(adderkit, tmp_path):
         (["train", "missing.yaml", "--out", "x"], ["recipe `missing.yaml` can't be read"]),
         (["train", "--out", "x", "--teacher_run", "missing", "--method", "kd"], ["`teacher_run` (=missing)"]),
         (["train", "--out", "x", "--device", "cuda"], ["`device` (=cuda)"]),
+        (["train", "--out", "x", "--batch_size", "1"], ["`batch_size` (=1)", "greater than or equal to 2"]),
+        (["train", "--out", "x", "--data.root", "y"], ["`data.root`", "not used by `name` (=digits)"]),
         (["eval", "nothing"], ["`run` (=nothing) holds no run"]),
+        (["eval", "nothing", "--device", "gpu"], ["gpu", "cuda"]),
         (["trian"], ["there is no command `trian`", "train"]),
     ],
 )
@@ -79,7 +82,16 @@ def test_bad_input_is_named_with_exit_code_2(adderkit, arguments, fragments, tmp
     assert done.returncode == 2, done.stdout + done.stderr
     for fragment in fragments:
         assert fragment in done.stderr + done.stdout
-    assert not (tmp_path / "x" / "state.pt").exists()
+    left = [path.name for path in (tmp_path / "x").iterdir()] if (tmp_path / "x").exists() else []
+    assert left in ([], [".lock"])
+
+
+def test_options_complete_a_recipe_of_files(adderkit, tmp_path):
+    """The recipe's source decides whether a path is of use, not the default's."""
+    (tmp_path / "recipe.yaml").write_text("data: {name: imagefolder}\n")
+    done = adderkit("train", "recipe.yaml", "--data.root", "pictures", "--out", "x")
+    assert done.returncode == 2
+    assert "pictures" in done.stderr and "not used" not in done.stderr
 
 
 @pytest.mark.parametrize("text", ["epoch: 3\n", "data: {nam: digits}\n", "epochs: [\n", "pkkd: 3\n", "lr: .nan\n"])
@@ -102,6 +114,12 @@ def test_doctor(adderkit, tmp_path):
     assert done.returncode == 0, done.stdout
     for fragment in ("torch", "kernels of adder2d", "GPU", str(tmp_path / "home"), "writable"):
         assert fragment in done.stdout
+
+
+def test_doctor_reports_a_path_that_can_not_be(adderkit):
+    done = adderkit("doctor", ADDERKIT_ISA="abacus")
+    assert done.returncode == 1
+    assert "abacus" in done.stdout and "data and cached teachers" in done.stdout
 
 
 def test_doctor_reports_a_folder_that_can_not_be(adderkit, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import pytest
 from pydantic import Field, field_validator
 
@@ -23,6 +25,8 @@ class Inner(Options):
 class Outer(Options):
     epochs: int = Field(3, ge=1)
     inner: Inner = Inner()
+    taps: Literal["all", "last"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all"
+    flag: bool | None = None
 
 
 @pytest.mark.parametrize(
@@ -36,6 +40,9 @@ class Outer(Options):
         ({"inner": {"mode": "c"}}, ["`inner.mode` (='c')", "must be one of a, b"]),
         ({"inner": {"wide": 1}}, ["unknown key `inner.wide` (=1)", "Allowed: width, mode"]),
         ({"inner": 3}, ["`inner` (=3)"]),
+        ({"epochs": True}, ["`epochs` (=True)", "must be a number"]),
+        ({"taps": "elsewhere"}, ["`taps` (='elsewhere') must be 'all' or 'last', or", "tuple"]),
+        ({"taps": []}, ["`taps` (=[])", "at least 1 item"]),
     ],
 )
 def test_impossible_values_are_named(values, fragments):

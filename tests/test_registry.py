@@ -64,6 +64,18 @@ def test_module_that_fails_is_not_swallowed(tmp_path, monkeypatch):
             registry.names()
 
 
+def test_broken_entry_point_is_named(toys, monkeypatch):
+    class Entry:
+        name = "goose"
+
+        def load(self):
+            raise RuntimeError("feathers")
+
+    monkeypatch.setattr("adderkit.registry.entry_points", lambda group: [Entry()])
+    with pytest.raises(ImportError, match=r"entry point `goose` of `adderkit\.toys` can't be loaded: feathers"):
+        toys.names()
+
+
 def test_entry_points_of_other_packages_are_loaded(toys, monkeypatch):
     class Entry:
         def load(self):

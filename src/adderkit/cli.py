@@ -10,12 +10,14 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import tyro
-from pydantic import Field, create_model
 from rich.console import Console
 from rich.table import Table
+
+from adderkit.cli_options import parse, values
+from adderkit.options import Options
 
 EXIT_INPUT, EXIT_DIVERGED, EXIT_INTERRUPTED = 2, 3, 130
 
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INPUT
     try:
         return _COMMANDS[given[0]](given[1:])
-    except (ValueError, ImportError) as error:  # ImportError: an extra that is not installed, by name
+    except (ValueError, ImportError, OSError) as error:  # ImportError: an extra that is not installed
         print(f"adderkit {given[0]}: {error}", file=sys.stderr)
         return EXIT_INPUT
     except KeyboardInterrupt:
@@ -65,13 +67,14 @@ def _train(arguments: list[str]) -> int:
     from adderkit import report, train
     from adderkit.train.folder import CONFIG_FILE
 
-    first = _parse_train(arguments, train.config_type()())
-    recipe = first.recipe
-    if recipe is None and first.resume and (first.out / CONFIG_FILE).exists():
-        recipe = first.out / CONFIG_FILE  # going on needs no option said again
-    options = first if recipe is None else _parse_train(arguments, train.load_recipe(recipe))
-    config = train.config_type()(**{key: getattr(options, key) for key in train.config_type().model_fields})
-    out: Path = options.out
+    config_type = train.config_type()
+    options = _parse_train(arguments, config_type())
+    recipe, out = options.recipe, options.out
+    if recipe is None and options.resume and (out / CONFIG_FILE).exists():
+        recipe = out / CONFIG_FILE  # going on needs no option said again
+    if recipe is not None:
+        options = _parse_train(arguments, train.load_recipe(recipe))
+    config = config_type(**values(options, config_type))
     try:
         summary = train.train(config, out, options.resume)
     except train.Interrupted as error:
@@ -79,7 +82,7 @@ def _train(arguments: list[str]) -> int:
         print(f"stopped in {error}. To go on: {again}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except train.Diverged as error:
-        print(f"adderkit train: {error}. The last good checkpoint is in {out}", file=sys.stderr)
+        print(f"adderkit train: {error}", file=sys.stderr)
         return EXIT_DIVERGED
     console = Console()
     console.print(report.run_table(summary))
@@ -87,26 +90,22 @@ def _train(arguments: list[str]) -> int:
     return 0
 
 
-def _parse_train(arguments: list[str], defaults: Any) -> Any:
+def _parse_train(arguments: list[str], defaults: Options) -> Any:
     """The options of `adderkit train` over the defaults that a recipe gives."""
-    from adderkit import train
-
-    fields: dict[str, Any] = {
-        "recipe": (
-            tyro.conf.Positional[Path | None],
-            Field(None, description="YAML file of these options; what the command line says goes first"),
+    path = tyro.conf.arg(metavar="[RECIPE.yaml]", help="recipe: these options as YAML; the command line goes first")
+    own = [
+        ("recipe", Annotated[tyro.conf.Positional[Path | None], path], None),
+        ("out", Annotated[Path, tyro.conf.arg(help="folder of the run")], tyro.MISSING),
+        (
+            "resume",
+            Annotated[
+                tyro.conf.FlagCreatePairsOff[bool],
+                tyro.conf.arg(help="go on with the run in `out`; start it where there is none"),
+            ],
+            False,
         ),
-        "out": (Path, Field(description="folder of the run")),
-        "resume": (
-            tyro.conf.FlagCreatePairsOff[bool],
-            Field(False, description="go on with the run in `out`; start it where there is none"),
-        ),
-    }
-    config_type = train.config_type()
-    options = create_model("TrainOptions", __base__=config_type, __doc__=(_train.__doc__ or ""), **fields)
-    values = {key: getattr(defaults, key) for key in config_type.model_fields}
-    default = options.model_construct(**values, recipe=None, out=tyro.MISSING, resume=False)
-    return tyro.cli(options, args=arguments, default=default, prog="adderkit train", use_underscores=True)
+    ]
+    return parse("adderkit train", _train.__doc__ or "", defaults, own, arguments)
 
 
 def _eval(arguments: list[str]) -> int:
@@ -116,25 +115,27 @@ def _eval(arguments: list[str]) -> int:
     from adderkit.train.environment import pick_device
     from adderkit.train.folder import CONFIG_FILE
 
-    fields: dict[str, Any] = {
-        "run": (tyro.conf.Positional[Path], Field(description="folder of the run")),
-        "device": (str, Field("auto", description="auto, cpu or cuda")),
-    }
-    options: Any = tyro.cli(
-        create_model("EvalOptions", __doc__=(_eval.__doc__ or ""), **fields),
-        args=arguments,
-        prog="adderkit eval",
-        use_underscores=True,
-    )
-    if not (options.run / CONFIG_FILE).exists():
-        raise ValueError(f"`run` (={options.run}) holds no run: there is no {CONFIG_FILE}")
-    device = pick_device(options.device)
-    data = load(train.load_recipe(options.run / CONFIG_FILE).data, device)
-    table = Table(title=f"{options.run} on the {len(data.test)} test images of {data.name}")
+    def options(
+        run: tyro.conf.Positional[Path], device: Literal["auto", "cpu", "cuda"] = "auto"
+    ) -> tuple[Path, Literal["auto", "cpu", "cuda"]]:
+        """Evaluate the networks of a finished or running training on its test images.
+
+        Args:
+            run: folder of the run
+            device: where to evaluate
+        """
+        return run, device
+
+    run, device_name = tyro.cli(options, args=arguments, prog="adderkit eval", use_underscores=True)
+    if not (run / CONFIG_FILE).exists():
+        raise ValueError(f"`run` (={run}) holds no run: there is no {CONFIG_FILE}")
+    device = pick_device(device_name)
+    data = load(train.load_recipe(run / CONFIG_FILE).data, device)
+    table = Table(title=f"{run} on the {len(data.test)} test images of {data.name}")
     for column in ("net", "network", "layer", "loss", "top-1", "top-5"):
         table.add_column(column)
     for net, stem in (("student", "last"), ("teacher", "teacher")):
-        path = options.run / f"{stem}.safetensors"
+        path = run / f"{stem}.safetensors"
         if net == "teacher" and not path.exists():
             continue
         network, info = train.load_network(path)
@@ -149,7 +150,10 @@ def _doctor(arguments: list[str]) -> int:
     """Print versions, the kernels that run and why, the GPU, the data folder."""
     from adderkit import doctor
 
-    tyro.cli(create_model("DoctorOptions", __doc__=(_doctor.__doc__ or "")), args=arguments, prog="adderkit doctor")
+    def options() -> None:
+        """Print versions, the kernels that run and why, the GPU, the data folder."""
+
+    tyro.cli(options, args=arguments, prog="adderkit doctor")
     return 0 if doctor.report(Console()) else 1
 
 

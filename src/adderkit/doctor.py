@@ -29,9 +29,14 @@ def report(console: Console) -> bool:
         Whether all that a training needs is there.
     """
     console.print(_versions())
-    console.print(_kernels())
+    try:
+        console.print(_kernels())
+        has_kernels = True
+    except ValueError as error:  # ADDERKIT_ISA names a path that can't run here
+        console.print(f"[bold red]kernels of adder2d: {error}", highlight=False, soft_wrap=True)
+        has_kernels = False
     _device(console)
-    return _data_folder(console)
+    return _data_folder(console) and has_kernels
 
 
 def _versions() -> Table:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 
 class Problem(NamedTuple):
@@ -34,18 +34,29 @@ class Options(BaseModel):
         OptionsError: on unknown keys, wrong types and impossible values.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_boolean(cls, value: Any, info: ValidationInfo) -> Any:
+        """`epochs: true` is a slip, not one epoch."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        kinds = set(get_args(annotation)) or {annotation}
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            raise ValueError("must be a number")
+        return value
 
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
             problems = [problem for item in error.errors() for problem in _problems(type(self), item)]
-            raise OptionsError(problems) from None
+            raise OptionsError(_merged(problems)) from None
 
 
 def _problems(model: type[BaseModel], item: Any) -> list[Problem]:
-    key = ".".join(str(part) for part in item["loc"])
+    # pydantic names the branches of a union, as in taps.literal['stages']: no key of ours has a bracket
+    key = ".".join(str(part) for part in item["loc"] if "[" not in str(part))
     cause = item.get("ctx", {}).get("error")
     if isinstance(cause, OptionsError):  # a nested group: its keys gain our prefix
         return [problem._replace(key=f"{key}.{problem.key}") for problem in cause.problems]
@@ -60,3 +71,14 @@ def _problems(model: type[BaseModel], item: Any) -> list[Problem]:
         return [Problem(key, "", " is required")]
     message = item["msg"].replace("Input should be", "must be", 1)
     return [Problem(key, "", f" (={item['input']!r}) {message}")]
+
+
+def _merged(problems: list[Problem]) -> list[Problem]:
+    """One problem per key: the branches of a union fail one by one."""
+    merged: dict[str, Problem] = {}
+    for problem in problems:
+        known = merged.get(problem.key)
+        if known is not None:
+            problem = known._replace(after=f"{known.after}, or{problem.after.partition(')')[2]}")
+        merged[problem.key] = problem
+    return list(merged.values())

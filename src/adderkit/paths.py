@@ -8,4 +8,4 @@ from pathlib import Path
 
 def home() -> Path:
     """`$ADDERKIT_HOME`, default `~/.cache/adderkit`."""
-    return Path(os.environ.get("ADDERKIT_HOME", "~/.cache/adderkit")).expanduser()
+    return Path(os.environ.get("ADDERKIT_HOME") or "~/.cache/adderkit").expanduser()

@@ -64,5 +64,8 @@ class Registry(Generic[T]):
             if not module.name.startswith("_"):
                 import_module(f"{self.package}.{module.name}")
         for entry in entry_points(group=self.group):
-            entry.load()
+            try:
+                entry.load()
+            except Exception as error:  # whatever a third party's module raises, its name must be said
+                raise ImportError(f"entry point `{entry.name}` of `{self.group}` can't be loaded: {error}") from error
         self._is_filled = True

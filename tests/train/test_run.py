@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from adderkit import train
 from adderkit.data import load
 from adderkit.distill import method_type
 from adderkit.train.config import BaseConfig, config_type
+from adderkit.train.loop import Trainer
 
 SUMMARY_KEYS = {
     "method", "dataset", "student", "teacher", "layer", "seed", "epochs", "final_top1", "best_top1",
@@ -160,11 +164,117 @@ def test_nan_stops_the_run_and_keeps_the_checkpoint(make_config, tmp_path, displ
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
 
 
-def test_infinite_weights_are_not_saved(make_config, tmp_path, display):
-    """A rate that throws the weights to infinity: reported, and no checkpoint holds them."""
-    with pytest.raises(train.Diverged):
-        train.train(make_config(lr=1e30, method="none", layer="conv"), tmp_path / "run", display=display)
+@pytest.mark.parametrize("owner", ["student", "method"])
+def test_weights_that_are_not_finite_are_not_saved(make_config, tmp_path, stop_after, monkeypatch, owner):
+    """A weight that became NaN after the last loss was seen: found before a checkpoint takes it."""
+    stopping = stop_after(1)
+    original = Trainer._train_step
+
+    def poisoned(self, *arguments):
+        losses = original(self, *arguments)
+        module = self.student.network.fc if owner == "student" else self.method.student_branches[0].rho
+        with torch.no_grad():
+            module.weight.view(-1)[0] = float("nan")
+        return losses
+
+    monkeypatch.setattr(Trainer, "_train_step", poisoned)
+    with pytest.raises(
+        train.Diverged, match=rf"the {owner}'s `.*weight` holds a NaN .* in epoch 1, step 1; there was no"
+    ):
+        train.train(make_config(), tmp_path / "run", display=stopping)
     assert not (tmp_path / "run" / "state.pt").exists()
+
+
+EVERY_EPOCH = ["metrics.csv", "last.safetensors", "teacher.safetensors", "state.pt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "time"), [*((name, time) for name in EVERY_EPOCH for time in (1, 2)), ("summary.json", 1)]
+)
+def test_death_before_any_file_of_an_epoch(make_config, tmp_path, display, monkeypatch, name, time):
+    """Whichever file a crash leaves unwritten, the resumed run ends with all files of the uninterrupted one."""
+    train.train(make_config(), tmp_path / "whole", display=display)
+    replace, seen = os.replace, []
+
+    def crash(source, target):
+        seen.extend([1] if Path(target).name == name else [])
+        if Path(target).name == name and len(seen) == time:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr("adderkit.train.checkpoint.os.replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(make_config(), tmp_path / "parts", display=display)
+    monkeypatch.setattr("adderkit.train.checkpoint.os.replace", replace)
+    train.train(make_config(), tmp_path / "parts", resume=True, display=display)
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert_same(weights(tmp_path / "whole", "teacher"), weights(tmp_path / "parts", "teacher"))
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+    names = [sorted(entry.name for entry in (tmp_path / run).iterdir()) for run in ("whole", "parts")]
+    assert names[0] == names[1]
+
+
+def test_ctrl_c_while_the_teacher_trains_goes_on(make_config, tmp_path, display, stop_after):
+    config = make_config(method="kd")
+    with pytest.raises(train.Interrupted):
+        train.train(config, tmp_path / "run", display=stop_after(5))
+    assert train.load_recipe(tmp_path / "run" / "config.yaml") == config
+    train.train(config, tmp_path / "run", resume=True, display=display)
+    assert display.steps == 3 + 8  # what the teacher had left, then the student
+    train.train(config, tmp_path / "whole", display=display)  # with the same teacher from the cache
+    assert_same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_teachers_of_other_rows_are_others(make_config, tmp_path, display, home):
+    for name, rows in (("a", "0:100"), ("b", "100:200")):
+        data = {"name": "digits", "train_rows": "0:128", "test_rows": rows}
+        train.train(make_config(method="kd", data=data, epochs=1), tmp_path / name, display=display)
+    assert len(list((home / "teachers").iterdir())) == 2
+
+
+def test_other_images_do_not_go_on(make_config, tmp_path, display, stop_after):
+    """The same label and number of images, but others: the mean of the pixels tells them apart."""
+    for name, shade in (("light", 200), ("dark", 50)):
+        for split in ("train", "test"):
+            for label in ("a", "b"):
+                folder = tmp_path / name / split / label
+                folder.mkdir(parents=True)
+                for index in range(8):
+                    Image.new("L", (8, 8), shade + index + (label == "a")).save(folder / f"{index}.png")
+    data = {"name": "imagefolder", "label": "squares"}
+    light, dark = (make_config(batch_size=8, data={**data, "root": tmp_path / name}) for name in ("light", "dark"))
+    with pytest.raises(train.Interrupted):
+        train.train(light, tmp_path / "run", display=stop_after(1))
+    with pytest.raises(ValueError, match=r"state\.pt` is of a run on other images: their mean is"):
+        train.train(dark, tmp_path / "run", resume=True, display=display)
+
+
+def test_refused_configuration_leaves_the_folder_free(make_config, tmp_path, display):
+    with pytest.raises(ValueError, match="tap `layer9` is no module"):
+        train.train(make_config(pkkd={"taps": ["layer9"]}), tmp_path / "run", display=display)
+    train.train(make_config(epochs=1), tmp_path / "run", display=display)
+
+
+def test_fixed_teacher_is_not_trained_for_a_refused_student(make_config, tmp_path, display, home):
+    config = make_config(pkkd={"progressive": False, "taps": ["layer9"]})
+    with pytest.raises(ValueError, match="tap `layer9` is no module"):
+        train.train(config, tmp_path / "run", display=display)
+    assert display.steps == 0
+    assert not (home / "teachers").exists()
+
+
+def test_small_images_are_refused(make_config, tmp_path, display):
+    data = {"name": "digits", "image_size": 4}
+    with pytest.raises(ValueError, match=r"`student` \(=vgg_small\) does not take images of 4x4 pixels"):
+        train.train(make_config(student="vgg_small", data=data), tmp_path / "run", display=display)
+
+
+def test_adder_network_is_no_teacher(make_config, tmp_path, display):
+    train.train(make_config(method="none", epochs=1), tmp_path / "adder", display=display)
+    with pytest.raises(ValueError, match="holds an adder network; a teacher is convolutional"):
+        train.train(make_config(method="kd", teacher_run=tmp_path / "adder"), tmp_path / "run", display=display)
+    with pytest.raises(ValueError, match=r"`teacher` \(=resnet20\): `none` has no teacher"):
+        train.train(make_config(method="none", teacher="resnet20"), tmp_path / "run", display=display)
 
 
 def test_fixed_teacher_is_trained_once_and_reused(make_config, tmp_path, display, home):
@@ -191,7 +301,7 @@ def test_teacher_from_a_finished_run(make_config, tmp_path, display, home):
 def test_teacher_run_that_can_not_serve(make_config, tmp_path, display):
     with pytest.raises(ValueError, match="holds no finished run"):
         train.train(make_config(method="kd", teacher_run=tmp_path / "no"), tmp_path / "a", display=display)
-    with pytest.raises(ValueError, match="takes no fixed teacher, but one trained beside the student"):
+    with pytest.raises(ValueError, match="has no fixed teacher, but one trained beside the student"):
         train.train(make_config(method="pkkd", teacher_run=tmp_path / "no"), tmp_path / "b", display=display)
 
 
@@ -209,6 +319,12 @@ def test_recipe_of_plain_values_only(tmp_path):
         train.load_recipe(path)
     path.write_text("- a\n- b\n")
     with pytest.raises(ValueError, match="must be a mapping"):
+        train.load_recipe(path)
+    path.write_text("data: {1: 2}\n")
+    with pytest.raises(ValueError, match="unknown key `1`: keys are words"):
+        train.load_recipe(path)
+    path.write_text("lr: 2020-13-45\n")
+    with pytest.raises(ValueError, match="is no YAML: month must be"):
         train.load_recipe(path)
     path.write_text("pkkd: {sigma_a: -3}\n")
     with pytest.raises(ValueError, match=r"recipe `.*`: `pkkd.sigma_a` \(=-3\) must be greater than 0"):

@@ -17,7 +17,7 @@ class DataConfig(Options):
     name: str = "digits"
     """Source: digits, cifar10, cifar100, fashion-mnist, imagefolder, parquet, or one that a plug-in adds."""
     root: Path | None = None
-    """Folder of the data set, or where downloads go (default: $ADDERKIT_HOME/data, ~/.cache/adderkit/data)."""
+    """Folder of the data set, or where downloads go (default: $ADDERKIT_HOME/data)."""
     train: Path | None = None
     """Parquet file of the training images, or a folder of such files."""
     test: Path | None = Field(default=None, validate_default=True)
@@ -57,7 +57,7 @@ class DataConfig(Options):
             raise ValueError(
                 f"not used by `name` (={name}), which takes {allowed}; set `name` to parquet or imagefolder"
             )
-        return path.expanduser()
+        return path.expanduser().absolute()
 
     @field_validator("test")
     @classmethod

@@ -45,6 +45,17 @@ class ImageData:
     train: Split
     test: Split
 
+    def facts(self) -> dict[str, object]:
+        """What tells these images from others, in plain values; mean and std come from the pixels themselves."""
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "pixels": [self.channels, self.height, self.width],
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "images": [len(self.train), len(self.test)],
+        }
+
 
 def load(config: DataConfig, device: torch.device | str = "cpu") -> ImageData:
     """Loads the data set that the options describe and refuses what would fail later.

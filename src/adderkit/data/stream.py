@@ -106,6 +106,8 @@ class StreamSplit(Split):
             sampler=batches,  # type: ignore[arg-type]  # an index may be anything that the data set takes: here, rows
             batch_size=None,
             num_workers=self._workers,
+            # The sources hold open files and closures, which other ways to start a worker would have to pickle.
+            multiprocessing_context="fork" if self._workers else None,
             pin_memory=self._device.type == "cuda",
         )
         for images in loader:

@@ -125,7 +125,8 @@ class Method(nn.Module):
 
         Args:
             student: may be given hooks (dropout before the classifier, say).
-            example: a batch run in evaluation mode, without gradients.
+            example: a batch run in evaluation mode, without gradients. Take shapes from it, not values: a fixed teacher
+                may get its weights later.
 
         Returns:
             Handles of every hook put on the student: removed when training ends, so that nothing is left on it.

@@ -44,11 +44,16 @@ class Taps:
         if missing:
             raise ValueError(f"the forward pass did not run the tapped modules {', '.join(missing)}")
         outputs = {path: self._outputs[path] for path in self._paths}
-        self._outputs.clear()
+        self.clear()
         return outputs
+
+    def clear(self) -> None:
+        """Forgets what was recorded since."""
+        self._outputs.clear()
 
     def close(self) -> None:
         """Removes the hooks."""
+        self.clear()
         for handle in self._handles:
             handle.remove()
 

@@ -30,11 +30,10 @@ def draw_curves(folder: Path) -> Path:
         epochs, top1 = _series(own, "test_top1")
         last = f"{net} (last {100 * top1[-1]:.2f} %, best {100 * max(top1):.2f} %)"
         accuracy.plot(epochs, [100 * value for value in top1], color=colour, linestyle=style, label=last)
-        for index, term in enumerate(key for key in own[0] if key.startswith("loss.")):
+        for term in (key for key in own[0] if key.startswith("loss.")):
             epochs, values = _series(own, term)
             if values:
-                shade = 1 - 0.25 * index
-                loss.plot(epochs, values, color=colour, linestyle=style, alpha=shade, label=f"{net} {term[5:]}")
+                loss.plot(epochs, values, linestyle=style, label=f"{net} {term[5:]}")
     accuracy.set(xlabel="epoch", ylabel="test top-1 (%)")
     loss.set(xlabel="epoch", ylabel="training loss, weighted terms", yscale="log")
     for axes in (accuracy, loss):

@@ -28,8 +28,8 @@ class BaseConfig(Options):
         default=None, description="folder of a finished run: its student is the fixed teacher"
     )
     epochs: int = Field(default=40, ge=1, description="passes over the training images")
-    batch_size: int = Field(default=64, ge=1, description="images per step")
-    seed: int = Field(default=0, ge=0, description="of initial values, order and augmentation")
+    batch_size: int = Field(default=64, ge=2, description="images per step; BatchNorm needs 2")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of initial values, order and augmentation")
     lr: float = Field(default=0.1, ge=0, description="initial learning rate of SGD; a cosine takes it to 0")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(default=5e-4, ge=0, description="of SGD")
@@ -49,6 +49,11 @@ class BaseConfig(Options):
                 raise ValueError(f"must be one of {', '.join(known)}")
         return value
 
+    @field_validator("teacher_run")
+    @classmethod
+    def _is_absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser().absolute()
+
     @property
     def teacher_network(self) -> str:
         """The teacher's network: `teacher`, or the student's twin."""
@@ -65,6 +70,8 @@ def config_type() -> type[BaseConfig]:
     groups: dict[str, Any] = {}
     for name in method_names():
         options = method_type(name).Options
+        if name in BaseConfig.model_fields:
+            raise ValueError(f"the method {name!r} has the name of a key that every run has: rename the method")
         if options.model_fields:
             groups[name] = (options, Field(options(), description=(options.__doc__ or name).strip()))
     return create_model("TrainConfig", __base__=BaseConfig, __doc__="Trains a network.", **groups)
@@ -82,12 +89,15 @@ def load_recipe(path: Path) -> BaseConfig:
         raise ValueError(f"recipe `{path}` can't be read: {error}") from None
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
         raise ValueError(f"recipe `{path}` is no YAML: {error}") from None
     if values is None:
         values = {}
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+    if not isinstance(values, dict):
         raise ValueError(f"recipe `{path}` must be a mapping of keys to values, but is {type(values).__name__}")
+    for key in [*values, *(key for group in values.values() if isinstance(group, dict) for key in group)]:
+        if not isinstance(key, str):
+            raise ValueError(f"recipe `{path}`: unknown key `{key}`: keys are words")
     try:
         return config_type()(**values)
     except ValueError as error:

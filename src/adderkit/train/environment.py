@@ -44,7 +44,10 @@ def device_name(device: torch.device) -> str:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this package lies in, `-dirty` where tracked files differ, None elsewhere."""
+    """The commit that this package is of, `-dirty` where tracked files differed; None where that is not known.
+
+    A package that is tracked in a git checkout asks git; an installed one has the commit that it was built from.
+    """
 
     def git(*arguments: str) -> str | None:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
@@ -54,9 +57,10 @@ def commit() -> str | None:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
+    if git("ls-files", "--error-unmatch", __file__) is None:
+        built_from = Path(adderkit.__file__).parent / "_native" / "commit.txt"
+        return (built_from.read_text(encoding="utf-8").strip() or None) if built_from.exists() else None
     head = git("rev-parse", "--short=12", "HEAD")
-    if not head:
-        return None
     return f"{head}-dirty" if git("status", "--porcelain", "--untracked-files=no") else head
 
 

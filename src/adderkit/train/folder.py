@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,29 +13,32 @@ from adderkit.train.config import BaseConfig, load_recipe, to_values, to_yaml
 
 CONFIG_FILE = "config.yaml"
 
-# What may differ when a run goes on: no weight depends on it.
+# What may differ when a run goes on: no weight depends on it. The images themselves are compared when they are loaded.
 _FREE = {"device", "checkpoint_minutes"}
 _FREE_DATA = {"workers", "memory_limit_mb", "root", "train", "test"}
 
 
 @contextmanager
-def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+def locked(folder: Path, wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Holds the folder's lock; it falls with the process, however that ends.
 
     Args:
         folder: created where it is missing.
-        wait: wait for another process to finish instead of raising ValueError.
+        wait: called before waiting for another process that holds the lock; None: don't wait, raise ValueError.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "w")  # noqa: SIM115 (closed below, where the lock falls)
     except OSError as error:
-        raise ValueError(f"`out` (={folder}) can't be written to: {error}") from None
+        raise ValueError(f"folder `{folder}` can't be written to: {error}") from None
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"`out` (={folder}) is in use: another process is training there") from None
+            if wait is None:
+                raise ValueError(f"folder `{folder}` is in use: another process is training there") from None
+            wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -51,7 +54,7 @@ def check_same_run(folder: Path, config: BaseConfig) -> None:
     if not path.exists():
         write_text(path, to_yaml(config))
         return
-    stored, given = _flat(load_recipe(path)), _flat(config)
+    stored, given = decisive(load_recipe(path)), decisive(config)
     differing = [
         f"`{key}` is {stored.get(key)!r} there and {given.get(key)!r} here"
         for key in dict.fromkeys([*stored, *given])
@@ -64,8 +67,8 @@ def check_same_run(folder: Path, config: BaseConfig) -> None:
         )
 
 
-def _flat(config: BaseConfig) -> dict[str, Any]:
-    """What decides a run's weights, a key per value."""
+def decisive(config: BaseConfig) -> dict[str, Any]:
+    """What decides a run's weights and figures, but for the images themselves: a value per dotted key."""
     values = {key: value for key, value in to_values(config).items() if key not in _FREE}
     values["data"] = {key: value for key, value in values["data"].items() if key not in _FREE_DATA}
     flat: dict[str, Any] = {}

@@ -30,7 +30,7 @@ STATE_FILE = "state.pt"
 
 
 class Diverged(Exception):
-    """A loss or a weight became NaN or infinite; the run's last checkpoint is untouched."""
+    """A loss, a score or a weight became NaN or infinite; the run's last checkpoint is untouched."""
 
 
 class Interrupted(Exception):
@@ -44,7 +44,8 @@ class Trainer:
         config: of the run.
         data: the images, on `device`.
         student: on `device`.
-        teacher: on `device`; None where `method` needs none. With a progressive method it is trained too.
+        teacher: on `device`; None where `method` needs none. With a progressive method it is trained too; the weights
+            of a fixed one may be loaded later, before `fit`.
         method: not yet set up.
         folder: of the run; exists.
         display: told of every step.
@@ -158,7 +159,8 @@ class Trainer:
             if is_interrupted[0] or (now - last_save > 60 * config.checkpoint_minutes and self.step < self.steps):
                 self.seconds += now - begin
                 begin = last_save = now
-                self.save()
+                self._check_finite()
+                self._save_state()
                 if is_interrupted[0]:
                     raise Interrupted(f"epoch {self.epoch + 1}, step {self.step}")
         self.seconds += time.monotonic() - begin
@@ -202,16 +204,19 @@ class Trainer:
         losses = dict(zip(terms, values, strict=True))
         for name, value in losses.items():
             if not math.isfinite(value):
-                raise self._diverged(f"the {net.name}'s loss term `{name}` is {value}")
+                raise self._diverged(f"the {net.name}'s loss term `{name}` is {value}", self.step + 1)
         net.update(terms, factor)
         net.meter.add(losses, correct, len(labels))
         return losses
 
-    def _diverged(self, what: str) -> Diverged:
-        return Diverged(f"{what} in epoch {self.epoch + 1}, step {self.step + 1}")
+    def _diverged(self, what: str, step: int) -> Diverged:
+        path = self.folder / STATE_FILE
+        kept = f"the last good checkpoint is {path}" if path.exists() else "there was no checkpoint yet"
+        return Diverged(f"{what} in epoch {self.epoch + 1}, step {step}; {kept}")
 
     def _finish_epoch(self) -> list[Row]:
         begin = time.monotonic()
+        self._check_finite()
         phase = self.schedule.phase(self.epoch)
         rows = [self._row(net, phase) for net in self.nets]
         if self.schedule.ends_phase(self.epoch):
@@ -222,10 +227,10 @@ class Trainer:
             self.record.add(row | {"seconds": self.seconds})
         for net in self.nets:
             net.meter = Meter()
-        self.save()
         self.record.write()
         for net, stem in zip(self.nets, ("last", "teacher"), strict=False):
             save_network(self.folder / f"{stem}.safetensors", net.network, NetworkInfo.of(net.network, self.data))
+        self._save_state()  # last: a run that goes on from here has all its files
         return rows
 
     def _row(self, net: Net, phase: Phase) -> Row:
@@ -242,40 +247,56 @@ class Trainer:
             if earlier:  # a fixed teacher scores the same every epoch
                 return Scores(*(earlier[-1][f"test_{name}"] for name in Scores._fields))
         scores = evaluate(net.network, self.data.test)
+        net.taps.clear()  # of the last test batch: 180 MB for ResNet-20, in the next step's way
         if not math.isfinite(scores.loss):
-            raise Diverged(f"the {net.name}'s test loss is {scores.loss} after epoch {self.epoch + 1}")
+            raise self._diverged(f"the {net.name}'s test loss is {scores.loss}", self.step)
         return scores
 
-    def save(self) -> None:
-        """Writes the state of the run: everything that the steps to come depend on."""
-        for net in self.nets:
-            for name, tensor in net.network.state_dict().items():
+    def _check_finite(self) -> None:
+        parts: list[tuple[str, nn.Module]] = [(f"the {net.name}'s", net.network) for net in self.nets]
+        for owner, module in [*parts, ("the method's", self.method)]:
+            for name, tensor in module.state_dict().items():
                 if tensor.is_floating_point() and not tensor.isfinite().all():
-                    raise self._diverged(f"the {net.name}'s `{name}` holds a NaN or an infinity")
+                    raise self._diverged(f"{owner} `{name}` holds a NaN or an infinity", self.step)
+
+    def _save_state(self) -> None:
+        """Writes the state of the run: everything that the steps to come depend on."""
         cuda = self.device.type == "cuda"
         state = {
+            "data": self.data.facts(),
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,
             "rows": self.record.rows,
             "nets": {net.name: net.state() for net in self.nets},
             "method": self.method.state_dict(),
-            "random": torch.cuda.get_rng_state(self.device) if cuda else torch.get_rng_state(),
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state(self.device) if cuda else None,
         }
         save_state(self.folder / STATE_FILE, state)
 
     def load(self) -> None:
-        """Goes back to the run's saved state."""
-        state = load_state(self.folder / STATE_FILE)
+        """Goes back to the run's saved state.
+
+        Raises:
+            ValueError: a damaged file, or a run on other images.
+        """
+        path = self.folder / STATE_FILE
+        state = load_state(path)
+        facts = self.data.facts()
+        for key, value in state["data"].items():
+            if facts[key] != value:
+                raise ValueError(
+                    f"`{path}` is of a run on other images: their {key} is {value}, here it is {facts[key]}"
+                )
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.record.rows = state["rows"]
         for net in self.nets:
             net.load(state["nets"][net.name])
         self.method.load_state_dict(state["method"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random"], self.device)
-        else:
-            torch.set_rng_state(state["random"])
+        torch.set_rng_state(state["random"])
+        if self.device.type == "cuda" and state["cuda_random"] is not None:
+            torch.cuda.set_rng_state(state["cuda_random"], self.device)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from adderkit import models, ops
 from adderkit.data import ImageData, load
-from adderkit.distill import method_type
+from adderkit.distill import TeacherNeed, method_type
 from adderkit.nn import warn_unnormalised
 from adderkit.train import environment
 from adderkit.train.config import BaseConfig
@@ -17,7 +18,7 @@ from adderkit.train.display import Display, make_display
 from adderkit.train.folder import check_new, check_same_run, locked
 from adderkit.train.loop import STATE_FILE, Trainer
 from adderkit.train.record import read_summary, write_summary
-from adderkit.train.teacher import teacher_for
+from adderkit.train.teacher import cached_folder, new_teacher, teacher_config, teacher_from_run
 
 
 def train(config: BaseConfig, out: Path, resume: bool = False, display: Display | None = None) -> dict[str, Any]:
@@ -38,64 +39,78 @@ def train(config: BaseConfig, out: Path, resume: bool = False, display: Display 
         Diverged: a NaN or an infinity; the last checkpoint is untouched.
         Interrupted: Ctrl-C; the run can go on.
     """
-    display = display or make_display()
     if not resume:
         check_new(out)
-    with locked(out):
-        if resume:
-            summary = _finished(config, out)
-            if summary is not None:
-                display.note(f"{out} is finished already")
-                return summary
-        return _train(config, out, display)
+    return _train_in(out, config, display or make_display(), None)
 
 
-def _finished(config: BaseConfig, out: Path) -> dict[str, Any] | None:
-    summary = read_summary(out)
-    if summary is not None:
-        check_same_run(out, config)
-    return summary
+def _train_in(out: Path, config: BaseConfig, display: Display, wait: Callable[[], None] | None) -> dict[str, Any]:
+    with locked(out, wait):
+        summary = read_summary(out)
+        if summary is not None:
+            check_same_run(out, config)
+            display.note(f"{out} is finished already")
+            return summary
+        device = environment.pick_device(config.device)
+        data = load(config.data, device)
+        trainer = _trainer(config, data, out, display, device)
+        check_same_run(out, config)  # writes the configuration of a new run: all that can be refused is behind us
+        if trainer.teacher is not None and _is_trained_first(config, trainer):
+            trainer.teacher.network.load_state_dict(_trained_teacher(config, data, display))
+        if (out / STATE_FILE).exists():
+            trainer.load()
+            display.note(f"going on after epoch {trainer.epoch}, step {trainer.step}")
+        trainer.fit()
+        summary = _summary(config, data, trainer, device)
+        write_summary(out, summary)
+        return summary
 
 
-def _train(config: BaseConfig, out: Path, display: Display) -> dict[str, Any]:
-    device = environment.pick_device(config.device)
-    data = load(config.data, device)
-    data.train.steps(config.batch_size)  # refuses a batch larger than the set before anything is written
+def _trainer(config: BaseConfig, data: ImageData, out: Path, display: Display, device: torch.device) -> Trainer:
+    data.train.steps(config.batch_size)  # refuses a batch larger than the set
     method = method_type(config.method)(config.method_options())
-
-    def train_first(teacher_config: BaseConfig, folder: Path) -> None:
-        if read_summary(folder) is None:
-            display.note(f"the fixed teacher is trained first, in {folder}")
-        train(teacher_config, folder, resume=True, display=display)
-
-    teacher = teacher_for(method.teacher_need, config, data, train_first)
+    teacher = new_teacher(method.teacher_need, config, data)
     torch.manual_seed(config.seed)
-    student = models.create(config.student, config.layer, num_classes=len(data.classes), in_channels=data.channels)
-    check_same_run(out, config)
+    student = models.create(config.student, config.layer, len(data.classes), data.channels)
     for network in (student, teacher):
         if network is not None:
             network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    warn_unnormalised(student, next(iter(data.test.batches(1, seed=None)))[0])
+    example = next(iter(data.test.batches(1, seed=None)))[0]
+    try:
+        warn_unnormalised(student, example)
+    except RuntimeError as error:
+        raise ValueError(
+            f"`student` (={config.student}) does not take images of {data.height}x{data.width} pixels: {error}"
+        ) from None
     torch.manual_seed(config.seed)  # the method's own initial values do not depend on the nets'
-    trainer = Trainer(config, data, student, teacher, method, out, display, device)
-    if (out / STATE_FILE).exists():
-        trainer.load()
-        display.note(f"going on after epoch {trainer.epoch}, step {trainer.step}")
-    trainer.fit()
-    summary = _summary(config, data, trainer, device)
-    write_summary(out, summary)
-    return summary
+    return Trainer(config, data, student, teacher, method, out, display, device)
+
+
+def _is_trained_first(config: BaseConfig, trainer: Trainer) -> bool:
+    return trainer.method.teacher_need is TeacherNeed.FIXED and config.teacher_run is None
+
+
+def _trained_teacher(config: BaseConfig, data: ImageData, display: Display) -> dict[str, Any]:
+    """Weights of the fixed teacher: from the cache, or trained into it now."""
+    alone = teacher_config(config)
+    folder = cached_folder(alone, data)
+    if read_summary(folder) is None:
+        display.note(f"the fixed teacher is trained first, in {folder}")
+        wait = f"another process is training this teacher: waiting for it (the folder is {folder})"
+        _train_in(folder, alone, display, lambda: display.note(wait))
+    return teacher_from_run(folder, config, data).state_dict()
 
 
 def _summary(config: BaseConfig, data: ImageData, trainer: Trainer, device: torch.device) -> dict[str, Any]:
     rows = trainer.record.of("student")
     best = max(rows, key=lambda row: row["test_top1"])
     teacher_rows = trainer.record.of("teacher")
+    kernels = next((backend.name for backend in ops.backends() if backend.active), None)
     return {
         "method": config.method,
         "dataset": data.name,
         "student": config.student,
-        "teacher": (teacher_rows and trainer.teacher and trainer.teacher.network.name) or None,
+        "teacher": trainer.teacher.network.name if trainer.teacher else None,
         "layer": config.layer,
         "seed": config.seed,
         "epochs": config.epochs,
@@ -107,7 +122,7 @@ def _summary(config: BaseConfig, data: ImageData, trainer: Trainer, device: torc
         "teacher_best_top1": max((row["test_top1"] for row in teacher_rows), default=None),
         "seconds": round(trainer.seconds, 2),
         "device": environment.device_name(device),
-        "kernels": next((backend.name for backend in ops.backends() if backend.active), None),
+        "kernels": kernels if device.type == "cpu" else None,
         "versions": environment.versions(),
         "commit": environment.commit(),
     }

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,62 +13,58 @@ from adderkit import models, paths
 from adderkit.data import ImageData
 from adderkit.distill import TeacherNeed
 from adderkit.models import Network
-from adderkit.train.config import BaseConfig, to_values
-from adderkit.train.folder import locked
+from adderkit.train.config import BaseConfig
+from adderkit.train.folder import decisive
 from adderkit.train.record import read_summary
 from adderkit.train.weights import NetworkInfo, load_network
 
-# Keys that change no weight of a teacher, so that runs which differ in them share one.
-_NOT_IN_KEY = ("method", "layer", "teacher", "teacher_run", "device", "checkpoint_minutes", "data")
 
-
-def twin(config: BaseConfig, data: ImageData) -> Network:
-    """A fresh convolutional teacher, with the initial stem and classifier of a student of the same network and seed."""
-    torch.manual_seed(config.seed)
-    return models.create(config.teacher_network, "conv", num_classes=len(data.classes), in_channels=data.channels)
-
-
-def teacher_for(
-    need: TeacherNeed,
-    config: BaseConfig,
-    data: ImageData,
-    train_first: Callable[[BaseConfig, Path], object],
-) -> Network | None:
-    """The teacher that a method needs, on the CPU.
-
-    Args:
-        need: of the method.
-        config: of the student's run.
-        data: of the student's run.
-        train_first: trains a configuration in a folder, or does nothing where that is finished.
+def new_teacher(need: TeacherNeed, config: BaseConfig, data: ImageData) -> Network | None:
+    """The teacher that a method needs, on the CPU; a fixed one that is yet to be trained has its initial weights.
 
     Raises:
-        ValueError: a `teacher_run` where the method has no fixed teacher, or one that does not fit.
+        ValueError: a `teacher` or a `teacher_run` where the method has no use for it, or one that does not fit.
     """
     if config.teacher_run is not None and need is not TeacherNeed.FIXED:
+        kind = "one trained beside the student" if need is TeacherNeed.PROGRESSIVE else "none"
         raise ValueError(
-            f"`teacher_run` (={config.teacher_run}): `{config.method}` as configured takes no fixed teacher, but"
-            f" {'one trained beside the student' if need is TeacherNeed.PROGRESSIVE else 'none'}"
+            f"`teacher_run` (={config.teacher_run}): `{config.method}` as configured has no fixed teacher, but {kind}"
         )
     if need is TeacherNeed.NONE:
+        if config.teacher is not None:
+            raise ValueError(f"`teacher` (={config.teacher}): `{config.method}` has no teacher")
         return None
-    if need is TeacherNeed.PROGRESSIVE:
-        return twin(config, data)
     if config.teacher_run is not None:
-        return _from_run(config.teacher_run, config, data)
-    alone = config.model_copy(
-        update={"method": "none", "student": config.teacher_network, "layer": "conv", "teacher": None}
-    )
-    folder = paths.home() / "teachers" / _key(alone, data)
-    with locked(folder.with_name(f"{folder.name}.cache"), wait=True):
-        train_first(alone, folder)
-    return _from_run(folder, config, data)
+        return teacher_from_run(config.teacher_run, config, data)
+    # Under the student's seed a twin starts with the student's stem and classifier.
+    torch.manual_seed(config.seed)
+    return models.create(config.teacher_network, "conv", len(data.classes), data.channels)
 
 
-def _from_run(folder: Path, config: BaseConfig, data: ImageData) -> Network:
+def teacher_config(config: BaseConfig) -> BaseConfig:
+    """The configuration of a fixed teacher that is trained beforehand: the run's own, for the CNN alone."""
+    alone = {"method": "none", "student": config.teacher_network, "layer": "conv", "teacher": None}
+    return config.model_copy(update=alone)
+
+
+def cached_folder(config: BaseConfig, data: ImageData) -> Path:
+    """The folder of a teacher of configuration `config`: its name stands for all that decides the teacher's weights."""
+    values = {"run": {key: value for key, value in decisive(config).items() if key != "eta"}, "data": data.facts()}
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+    return paths.home() / "teachers" / f"{data.name}-{config.student}-{digest}"
+
+
+def teacher_from_run(folder: Path, config: BaseConfig, data: ImageData) -> Network:
+    """The student of a finished run, as a teacher.
+
+    Raises:
+        ValueError: no finished run, an adder network, another network than asked for, or other images.
+    """
     if read_summary(folder) is None:
         raise ValueError(f"`teacher_run` (={folder}) holds no finished run: there is no summary.json")
     network, info = load_network(folder / "last.safetensors")
+    if info.layer != "conv":
+        raise ValueError(f"`teacher_run` (={folder}) holds an adder network; a teacher is convolutional")
     if config.teacher is not None and info.network != config.teacher:
         raise ValueError(f"`teacher_run` (={folder}) holds a {info.network}, but `teacher` is {config.teacher}")
     expected = NetworkInfo.of(network, data)
@@ -87,12 +81,3 @@ def _from_run(folder: Path, config: BaseConfig, data: ImageData) -> Network:
             stacklevel=2,
         )
     return network
-
-
-def _key(config: BaseConfig, data: ImageData) -> str:
-    """A folder's name that stands for the teacher's whole configuration, the images included."""
-    values: dict[str, Any] = {key: value for key, value in to_values(config).items() if key not in _NOT_IN_KEY}
-    values["data"] = [data.name, data.classes, data.mean, data.std, len(data.train), len(data.test)]
-    values["augmentation"] = [config.data.crop_padding, config.data.flip, config.data.image_size]
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
-    return f"{data.name}-{config.student}-{digest}"

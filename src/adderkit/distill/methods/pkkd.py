@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -48,7 +48,7 @@ class PKKDOptions(Options):
     beta: float = Field(
         default=1.0, ge=0, description="weight of L_mid, the sum over taps of the mean squared difference"
     )
-    taps: Literal["stages", "operators"] | tuple[str, ...] = Field(
+    taps: Literal["stages", "operators"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         default="stages", description="the last operator of each stage | every twin operator | module paths"
     )
 
