@@ -69,9 +69,7 @@ def main() -> None:
     from adderkit.train.environment import processor_name
 
     active = next((backend.name for backend in ops.backends() if backend.active), "torch reference")
-    print(
-        f"{arguments.network}, batch {arguments.batch_size}, {arguments.steps} steps, {arguments.repeats} processes each"
-    )
+    print(f"{arguments.network}, batch {arguments.batch_size}: {arguments.steps} steps in each process")
     print(f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {active}\n")
     print("| layer | peak MiB (median) | all |\n|---|---|---|")
     medians = {}

@@ -68,7 +68,7 @@ def test_recipe_and_options_over_it(adderkit, tmp_path):
         (["train", "--out", "x", "--pkkd.taps", "layer9"], ["tap `layer9`", "no module"]),
         (["train"], ["--out"]),
         (["train", "missing.yaml", "--out", "x"], ["recipe `missing.yaml` can't be read"]),
-        (["train", "--out", "x", "--teacher_run", "missing", "--method", "kd"], ["`teacher_run` (=missing)"]),
+        (["train", "--out", "x", "--teacher_run", "missing", "--method", "kd"], ["missing) holds no finished run"]),
         (["train", "--out", "x", "--device", "cuda"], ["`device` (=cuda)"]),
         (["train", "--out", "x", "--batch_size", "1"], ["`batch_size` (=1)", "greater than or equal to 2"]),
         (["train", "--out", "x", "--data.root", "y"], ["`data.root`", "not used by `name` (=digits)"]),
@@ -145,7 +145,7 @@ def start(environment, folder, *arguments):
 def test_killed_run_resumes_and_finishes(environment, adderkit, tmp_path):
     folder: Path = tmp_path / "run"
     process = start(environment, folder, "--epochs", "30")
-    wait_for((folder / "metrics.csv").exists, process)
+    wait_for((folder / "state.pt").exists, process)
     process.kill()
     process.communicate()
     assert not (folder / "summary.json").exists()
@@ -158,7 +158,7 @@ def test_killed_run_resumes_and_finishes(environment, adderkit, tmp_path):
 def test_ctrl_c_says_how_to_go_on(environment, adderkit, tmp_path):
     folder: Path = tmp_path / "run"
     process = start(environment, folder, "--epochs", "30")
-    wait_for((folder / "metrics.csv").exists, process)
+    wait_for((folder / "state.pt").exists, process)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
