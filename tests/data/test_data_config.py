@@ -18,7 +18,7 @@ from adderkit.options import OptionsError
         ({"label": ""}, "`label`"),
         ({"train_rows": "5"}, r"`train_rows` \(='5'\): must be START:STOP"),
         ({"test_rows": "-1:5"}, r"`test_rows` \(='-1:5'\): must be START:STOP"),
-        ({"name": "parquet", "train": "a"}, r"`test` \(=None\): goes with `train` \(=a\): give both"),
+        ({"name": "parquet", "train": "a"}, r"`test` \(=None\): goes with `train` \(=.*a\): give both"),
         ({"name": "parquet", "test": "a"}, r"`test` \(='a'\): goes with `train` \(=None\): give both"),
         ({"train": "a", "test": "b"}, r"`train` \(='a'\): not used by `name` \(=digits\), which takes no files"),
         ({"root": "a"}, r"`root` \(='a'\): not used by `name` \(=digits\)"),
