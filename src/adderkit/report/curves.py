@@ -18,6 +18,7 @@ def draw_curves(folder: Path) -> Path:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -38,6 +39,7 @@ def draw_curves(folder: Path) -> Path:
     loss.set(xlabel="epoch", ylabel="training loss, weighted terms", yscale="log")
     for axes in (accuracy, loss):
         axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if axes.lines:
             axes.legend(fontsize="small")
     path = folder / "curves.png"
