@@ -84,9 +84,10 @@ def test_state_resumes_to_the_same_weights(name, tmp_path, display, stop_after):
 
 
 @pytest.mark.parametrize("name", method_names())
-def test_only_declared_parameters_are_trained_with_the_student(name, tmp_path, display):
+def test_optimiser_holds_the_student_and_what_the_method_trains(name, tmp_path, display):
+    """Each parameter once: what a method forgets to declare would never be trained."""
     trainer = make_trainer(name, tmp_path / "run", display)
+    trained = [id(parameter) for group in trainer.student.optimizer.param_groups for parameter in group["params"]]
     own = {id(parameter) for parameter in trainer.method.parameters() if parameter.requires_grad}
-    grouped = [parameter for group in trainer.method.parameter_groups() for parameter in group["params"]]
-    assert {id(parameter) for parameter in grouped} == own
-    assert len(grouped) == len(own)
+    assert set(trained) == own | {id(parameter) for parameter in trainer.student.network.parameters()}
+    assert len(trained) == len(set(trained))
