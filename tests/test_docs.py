@@ -74,7 +74,7 @@ def test_guides_method_is_one_file_of_another_package(tmp_path, home):
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": paths, "ADDERKIT_HOME": str(home)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "ADDERKIT_HOME": str(home)},
         timeout=240,
         check=False,
     )
