@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from adderkit import nn as nn
     from adderkit import ops as ops
     from adderkit import train as train
+    from adderkit.nn import convert as convert
     from adderkit.ops import adder2d as adder2d
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "adder2d", "data", "distill", "models", "nn", "ops", "train"]
+__all__ = ["__version__", "adder2d", "convert", "data", "distill", "models", "nn", "ops", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,6 +24,8 @@ def __getattr__(name: str) -> Any:
 
     if name == "adder2d":
         return import_module("adderkit.ops").adder2d
+    if name == "convert":
+        return import_module("adderkit.nn").convert
     if name in __all__:
         return import_module(f"adderkit.{name}")
     raise AttributeError(f"module 'adderkit' has no attribute {name!r}")

@@ -54,9 +54,9 @@ def unnormalised(model: nn.Module, example: Tensor | tuple[Any, ...]) -> list[st
         for module in paths:
             if isinstance(module, AdderLayer):
                 handles.append(module.register_forward_hook(produced))
-            elif _is_normalisation(module):
+            elif is_normalisation(module):
                 handles.append(module.register_forward_pre_hook(consumed, with_kwargs=True))
-        with _evaluation(model), torch.no_grad():
+        with evaluation(model), torch.no_grad():
             model(*example) if isinstance(example, tuple) else model(example)
     finally:
         for handle in handles:
@@ -72,7 +72,8 @@ def warn_unnormalised(model: nn.Module, example: Tensor | tuple[Any, ...]) -> No
         warnings.warn(f"no normalisation follows {', '.join(found)}; {WHY}", stacklevel=2)
 
 
-def _is_normalisation(module: nn.Module) -> bool:
+def is_normalisation(module: nn.Module) -> bool:
+    """A normalisation of torch, or a module without children whose class name contains "norm"."""
     if isinstance(module, _NORMALISATIONS):
         return True
     return "norm" in type(module).__name__.lower() and next(module.children(), None) is None
@@ -83,7 +84,8 @@ def _root(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def _evaluation(model: nn.Module) -> Generator[None]:
+def evaluation(model: nn.Module) -> Generator[None]:
+    """Evaluation mode for a while; afterwards every module's training flag is as it was."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
