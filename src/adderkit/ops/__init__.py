@@ -1,8 +1,11 @@
-"""The adder operation: `adder2d` with surrogate gradients, and the kernels behind it."""
+"""The adder operations: `adder2d` with surrogate gradients, its relatives, and the kernels behind them."""
 
 from __future__ import annotations
 
 from adderkit.ops.backends import Backend, backends
+from adderkit.ops.one_dimension import adder1d
 from adderkit.ops.schema import adder2d
+from adderkit.ops.three_dimensions import adder3d
+from adderkit.ops.transpose import adder_transpose2d
 
-__all__ = ["Backend", "adder2d", "backends"]
+__all__ = ["Backend", "adder1d", "adder2d", "adder3d", "adder_transpose2d", "backends"]

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from adderkit.ops import cpu, reference
+from adderkit.ops.formats import empty_input_grad, empty_output
+from adderkit.ops.shared import add_bias, resolve_padding
 from adderkit.ops.validate import check_adder2d, check_grad_output, pair
 
 _GEOMETRY = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
@@ -59,69 +60,24 @@ def adder2d(
     """
     strides, dilations = pair("stride", stride, 1), pair("dilation", dilation, 1)
     is_unbatched = input.dim() == 3
-    batch = input.unsqueeze(0) if is_unbatched else input
-    if isinstance(padding, str):
-        batch, paddings = _pad_by_name(batch, weight, padding, strides, dilations)
-    else:
-        paddings = pair("padding", padding, 0)
+    batch, paddings = resolve_padding(input.unsqueeze(0) if is_unbatched else input, weight, padding, strides, dilations)
     output = torch.ops.adderkit.adder2d.default(batch, weight, strides, paddings, dilations, groups)
-    if bias is not None:
-        if bias.shape != (weight.shape[0],):
-            raise ValueError(f"`bias` (shape {tuple(bias.shape)}) must have the shape ({weight.shape[0]},)")
-        if bias.dtype != output.dtype and not torch.is_autocast_enabled(output.device.type):
-            raise ValueError(f"`bias` (dtype {bias.dtype}) must have the dtype of `input` ({input.dtype})")
-        output = output + bias.to(output.dtype).view(1, -1, 1, 1)
+    output = add_bias(output, bias)
     return output.squeeze(0) if is_unbatched else output
 
 
-def _pad_by_name(
-    input: Tensor, weight: Tensor, padding: str, stride: tuple[int, int], dilation: tuple[int, int]
-) -> tuple[Tensor, tuple[int, int]]:
-    if padding == "valid":
-        return input, (0, 0)
-    if padding != "same":
-        raise ValueError(f"`padding` (={padding!r}) must be integers, 'valid' or 'same'")
-    if stride != (1, 1):
-        raise ValueError(f"`stride` (={stride}) must be 1 where `padding` is 'same'")
-    if weight.dim() != 4:
-        return input, (0, 0)  # the operation says what is wrong
-    vertical = dilation[0] * (weight.shape[2] - 1)
-    horizontal = dilation[1] * (weight.shape[3] - 1)
-    if vertical % 2 or horizontal % 2:  # an even reach needs one more row or column on the far side
-        input = pad(input, (0, horizontal % 2, 0, vertical % 2))
-    return input, (vertical // 2, horizontal // 2)
-
-
-def empty_output(input: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
-    """An output of the right shape: channels_last where the input or the filters are, as `conv2d`."""
-    is_channels_last = _is_channels_last(input) or _is_channels_last(weight)
-    memory_format = torch.channels_last if is_channels_last else torch.contiguous_format
-    shape = (input.shape[0], weight.shape[0], *size)
-    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format)
-
-
-def empty_input_grad(input: Tensor) -> Tensor:
-    """A dense gradient in the input's memory format."""
-    memory_format = torch.channels_last if _is_channels_last(input) else torch.contiguous_format
-    return torch.empty(input.shape, dtype=input.dtype, device=input.device, memory_format=memory_format)
-
-
-def _is_channels_last(tensor: Tensor) -> bool:
-    _, channels, height, width = tensor.shape
-    _, channel_step, row_step, column_step = tensor.stride()
-    if channels == 1 or channel_step == 0:
-        return False
-    return channel_step < column_step if width > 1 else height > 1 and channel_step < row_step
+def _output(input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
+    return empty_output(input, weight, (input.shape[0], weight.shape[0], *check_adder2d(input, weight, *geometry)))
 
 
 def _forward(input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
-    output = empty_output(input, weight, check_adder2d(input, weight, *geometry))
+    output = _output(input, weight, *geometry)
     reference.forward(input, weight, output, *geometry)
     return output
 
 
 def _forward_cpu(input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
-    output = empty_output(input, weight, check_adder2d(input, weight, *geometry))
+    output = _output(input, weight, *geometry)
     if input.dtype == torch.float64 or not cpu.is_available():
         reference.forward(input, weight, output, *geometry)
     elif input.dtype == torch.float32:
@@ -134,7 +90,7 @@ def _forward_cpu(input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
 
 
 def _forward_fake(input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
-    return empty_output(input, weight, check_adder2d(input, weight, *geometry))
+    return _output(input, weight, *geometry)
 
 
 def _input_grad(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:

@@ -1,30 +1,41 @@
-"""The one check of `adder2d` arguments: eager kernels and fake kernels call it, so the messages agree."""
+"""The checks of arguments: eager kernels and fake kernels call the same ones, so the messages agree."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
+_COUNTS = {1: "a sequence of one", 2: "a pair of integers", 3: "three of them"}
+_POSITIONS = {1: "L", 2: "H, W", 3: "D, H, W"}
+_TAPS = {1: "K", 2: "K_h, K_w", 3: "K_d, K_h, K_w"}
+_SIZES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 
-def pair(name: str, value: int | Sequence[int], minimum: int) -> tuple[int, int]:
-    """Returns `value` as (vertical, horizontal); a single integer serves both.
+
+def numbers(name: str, value: int | Sequence[int], dims: int, minimum: int) -> tuple[int, ...]:
+    """Returns `value` as one integer for each of `dims` dimensions; a single integer serves all.
 
     Raises:
-        ValueError: where it is neither an integer nor two of them, or one is below `minimum`.
+        ValueError: where it is neither an integer nor that many of them, or one is below `minimum`.
     """
-    if type(value) is int:  # the common forms first: a call makes six pairs
-        vertical = horizontal = value
+    if type(value) is int:  # the common form first: a call makes six of these
+        values = (value,)
     else:
         values = tuple(value) if isinstance(value, Sequence) else (value,)
-        if isinstance(value, str) or len(values) not in (1, 2) or not all(map(_is_int, values)):
-            raise ValueError(f"`{name}` (={value!r}) must be an integer or a pair of integers")
-        vertical, horizontal = values[0], values[-1]
-    if vertical < minimum or horizontal < minimum:
+        if isinstance(value, str) or len(values) not in (1, dims) or not all(map(_is_int, values)):
+            raise ValueError(f"`{name}` (={value!r}) must be an integer or {_COUNTS[dims]}")
+    if min(values) < minimum:
         raise ValueError(f"`{name}` (={value!r}) must be >= {minimum}")
+    return values if len(values) == dims else values * dims
+
+
+def pair(name: str, value: int | Sequence[int], minimum: int) -> tuple[int, int]:
+    """`numbers` for (vertical, horizontal)."""
+    vertical, horizontal = numbers(name, value, 2, minimum)
     return vertical, horizontal
 
 
@@ -47,37 +58,132 @@ def check_adder2d(
     Raises:
         ValueError: naming the argument, its value and what is allowed.
     """
-    if input.dim() != 4:
-        raise ValueError(f"`input` (shape {tuple(input.shape)}) must have 4 dimensions (N, C_in, H, W)")
-    if weight.dim() != 4:
+    check_tensors(2, input, weight)
+    height, width = check_adder(2, input, weight, stride, padding, dilation, groups)
+    return height, width
+
+
+def check_adder(
+    dims: int,
+    input: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[int, ...]:
+    """Checks the sizes of one call in `dims` dimensions, which `check_dims` found, and returns the output's.
+
+    Shape: input (N, C_in, *sizes), weight (C_out, C_in / groups, *taps).
+
+    Raises:
+        ValueError: naming the argument, its value and what is allowed.
+    """
+    strides, dilations = numbers("stride", stride, dims, 1), numbers("dilation", dilation, dims, 1)
+    paddings = numbers("padding", padding, dims, 0)
+    _check_groups(groups)
+    filters, group_channels = weight.shape[:2]
+    if filters % groups != 0:
+        raise ValueError(f"`groups` (={groups}) must divide the {filters} filters of `weight`")
+    _check_channels(input, weight, group_channels * groups, groups)
+    return tuple(map(_out, _SIZES[dims], input.shape[2:], weight.shape[2:], strides, paddings, dilations))
+
+
+def check_adder3d(input: Tensor, weight: Tensor, *geometry: Any) -> tuple[int, ...]:
+    """Checks one call (stride, padding, dilation, groups) and returns the output's shape.
+
+    Shape: input (N, C_in, D, H, W), weight (C_out, C_in / groups, K_d, K_h, K_w).
+
+    Raises:
+        ValueError: naming the argument, its value and what is allowed.
+    """
+    check_tensors(3, input, weight)
+    return (input.shape[0], weight.shape[0], *check_adder(3, input, weight, *geometry))
+
+
+def check_adder_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[int, ...]:
+    """Checks one call and returns the output's shape.
+
+    Shape: input (N, C_in, H, W), weight (C_in, C_out / groups, K_h, K_w).
+
+    Raises:
+        ValueError: naming the argument, its value and what is allowed.
+    """
+    check_tensors(2, input, weight, "C_in, C_out / groups")
+    strides, dilations = pair("stride", stride, 1), pair("dilation", dilation, 1)
+    paddings, extras = pair("padding", padding, 0), pair("output_padding", output_padding, 0)
+    _check_groups(groups)
+    if weight.shape[0] % groups != 0:
+        raise ValueError(f"`groups` (={groups}) must divide the {weight.shape[0]} input channels of `weight`")
+    _check_channels(input, weight, weight.shape[0], groups)
+    sizes = []
+    for axis, name in enumerate(_SIZES[2]):
+        size, extra, most = input.shape[2 + axis], extras[axis], max(strides[axis], dilations[axis]) - 1
+        if size < 1:
+            raise ValueError(f"`input` {name} (={size}) must be >= 1")
+        if extra > most:
+            raise ValueError(
+                f"`output_padding` (={extra} for the {name}) must be <= {most}, below `stride` or `dilation`"
+            )
+        full = (size - 1) * strides[axis] + dilations[axis] * (weight.shape[2 + axis] - 1) + 1 + extra
+        if full <= 2 * paddings[axis]:
+            raise ValueError(f"`padding` (={paddings[axis]} for the {name}) must be < {full}/2: it removes all outputs")
+        sizes.append(full - 2 * paddings[axis])
+    return (input.shape[0], weight.shape[1] * groups, *sizes)
+
+
+def check_dims(dims: int, input: Tensor, weight: Tensor, channels: str) -> None:
+    """Checks that both tensors have `dims` dimensions besides batch and channels, and that filters are not empty.
+
+    Raises:
+        ValueError: naming the tensor, its shape and what is allowed.
+    """
+    if input.dim() != 2 + dims:
         raise ValueError(
-            f"`weight` (shape {tuple(weight.shape)}) must have 4 dimensions (C_out, C_in / groups, K_h, K_w)"
+            f"`input` (shape {tuple(input.shape)}) must have {2 + dims} dimensions (N, C_in, {_POSITIONS[dims]})"
         )
+    if weight.dim() != 2 + dims:
+        raise ValueError(
+            f"`weight` (shape {tuple(weight.shape)}) must have {2 + dims} dimensions ({channels}, {_TAPS[dims]})"
+        )
+    if min(weight.shape) < 1:
+        raise ValueError(f"`weight` (shape {tuple(weight.shape)}) must have no empty dimension")
+
+
+def check_tensors(dims: int, input: Tensor, weight: Tensor, channels: str = "C_out, C_in / groups") -> None:
+    """Checks dimensions (as `check_dims`), types and devices.
+
+    Raises:
+        ValueError: naming the tensor, its shape, type or device and what is allowed.
+    """
+    check_dims(dims, input, weight, channels)
     if input.dtype not in FLOATING:
         raise ValueError(f"`input` (dtype {input.dtype}) must be float32, float64, bfloat16 or float16")
     if weight.dtype != input.dtype:
         raise ValueError(f"`weight` (dtype {weight.dtype}) must have the dtype of `input` ({input.dtype})")
     if weight.device != input.device:
         raise ValueError(f"`weight` (on {weight.device}) must be on the device of `input` ({input.device})")
-    vertical_stride, horizontal_stride = pair("stride", stride, 1)
-    vertical_padding, horizontal_padding = pair("padding", padding, 0)
-    vertical_dilation, horizontal_dilation = pair("dilation", dilation, 1)
-    if not _is_int(groups) or groups < 1:
+
+
+def _check_groups(groups: object) -> None:
+    if not _is_int(groups) or groups < 1:  # type: ignore[operator]
         raise ValueError(f"`groups` (={groups!r}) must be an integer >= 1")
-    _, channels, height, width = input.shape
-    out_channels, group_channels, kernel_height, kernel_width = weight.shape
-    if min(out_channels, group_channels, kernel_height, kernel_width) < 1:
-        raise ValueError(f"`weight` (shape {tuple(weight.shape)}) must have no empty dimension")
-    if out_channels % groups != 0:
-        raise ValueError(f"`groups` (={groups}) must divide the {out_channels} filters of `weight`")
-    if channels != group_channels * groups:
+
+
+def _check_channels(input: Tensor, weight: Tensor, channels: int, groups: int) -> None:
+    if input.shape[1] != channels:
         raise ValueError(
-            f"`input` (shape {tuple(input.shape)}) must have {group_channels * groups} channels: "
+            f"`input` (shape {tuple(input.shape)}) must have {channels} channels: "
             f"`weight` (shape {tuple(weight.shape)}) with `groups` (={groups})"
         )
-    out_height = _out("height", height, kernel_height, vertical_stride, vertical_padding, vertical_dilation)
-    out_width = _out("width", width, kernel_width, horizontal_stride, horizontal_padding, horizontal_dilation)
-    return out_height, out_width
 
 
 def _out(name: str, size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
@@ -96,7 +202,11 @@ def check_grad_output(grad_output: Tensor, input: Tensor, weight: Tensor, size: 
     Raises:
         ValueError: naming `grad_output`, its shape or dtype and what is allowed.
     """
-    expected = (input.shape[0], weight.shape[0], *size)
+    check_grad(grad_output, input, (input.shape[0], weight.shape[0], *size))
+
+
+def check_grad(grad_output: Tensor, input: Tensor, expected: tuple[int, ...]) -> None:
+    """`check_grad_output` for an output of the shape `expected`."""
     if tuple(grad_output.shape) != expected:
         raise ValueError(f"`grad_output` (shape {tuple(grad_output.shape)}) must have the shape {expected}")
     if grad_output.dtype != input.dtype or grad_output.device != input.device:
@@ -104,3 +214,15 @@ def check_grad_output(grad_output: Tensor, input: Tensor, weight: Tensor, size: 
             f"`grad_output` ({grad_output.dtype} on {grad_output.device}) must be like `input` "
             f"({input.dtype} on {input.device})"
         )
+
+
+def check_bias(bias: Tensor, channels: int, dtype: torch.dtype, is_autocast: bool) -> None:
+    """Checks that `bias` has one number for each of `channels` and, outside autocast, the output's `dtype`.
+
+    Raises:
+        ValueError: naming `bias`, its shape or dtype and what is allowed.
+    """
+    if bias.shape != (channels,):
+        raise ValueError(f"`bias` (shape {tuple(bias.shape)}) must have the shape ({channels},)")
+    if bias.dtype != dtype and not is_autocast:
+        raise ValueError(f"`bias` (dtype {bias.dtype}) must have the dtype of `input` ({dtype})")
