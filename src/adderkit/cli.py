@@ -1,7 +1,7 @@
 """The command line: parses, calls, prints.
 
-Exit codes: 0 done; 1 `doctor` found a fault; 2 an argument, a recipe, a file or a folder that can't be;
-3 a training that diverged; 130 interrupted by Ctrl-C.
+Exit codes: 0 done; 1 `doctor` found a fault or `bench` a wrong result; 2 an argument, a recipe, a file or a folder that
+can't be; 3 a training that diverged; 130 interrupted by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -146,6 +146,13 @@ def _eval(arguments: list[str]) -> int:
     return 0
 
 
+def _bench(arguments: list[str]) -> int:
+    """Measure speed: `bench ops` times layers against convolutions."""
+    from adderkit import cli_bench
+
+    return cli_bench.run(arguments)
+
+
 def _doctor(arguments: list[str]) -> int:
     """Print versions, the kernels that run and why, the GPU, the data folder."""
     from adderkit import doctor
@@ -157,4 +164,9 @@ def _doctor(arguments: list[str]) -> int:
     return 0 if doctor.report(Console()) else 1
 
 
-_COMMANDS: dict[str, Callable[[list[str]], int]] = {"train": _train, "eval": _eval, "doctor": _doctor}
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "eval": _eval,
+    "bench": _bench,
+    "doctor": _doctor,
+}

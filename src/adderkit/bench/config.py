@@ -1,0 +1,51 @@
+"""The options of `adderkit bench`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from adderkit.options import Options
+
+Pass = Literal["forward", "input_gradient", "forward+backward"]
+
+
+class OpsOptions(Options):
+    """Time adder layers against convolutions, as ratios in one run."""
+
+    shapes: Literal["resnet20", "resnet50", "all"] = "all"
+    """the distinct layers of which network: ResNet-20 on 32x32 images, ResNet-50 at 56x56 to 7x7 pixels, or both"""
+    only: str = ""
+    """only layers whose name contains this, as `3x3` or `64>64`"""
+    batch: int = Field(default=128, ge=1)
+    """images of a call"""
+    threads: int | None = Field(default=None, ge=1)
+    """threads of adder2d and torch alike; default: as many as torch takes by itself"""
+    rounds: int = Field(default=9, ge=1)
+    """rounds in which the contestants take turns"""
+    passes: tuple[Pass, ...] = Field(default=("forward", "input_gradient", "forward+backward"), min_length=1)
+    """what to time"""
+    layout: Literal["channels_last", "contiguous"] = "channels_last"
+    """memory format of images, filters and gradients"""
+    rivals: bool = True
+    """also time `unfold` + `cdist` and the official formulation, a few rounds on a part of the batch"""
+
+
+class TrainOptions(Options):
+    """Time a training step of an adder network against its CNN twin's, and compare their peak memory."""
+
+    network: str = "resnet20"
+    """the network, built as adder network and as CNN"""
+    image_size: int = Field(default=32, ge=1)
+    """height and width of the images"""
+    batch: int = Field(default=128, ge=1)
+    """images of a step"""
+    threads: int | None = Field(default=None, ge=1)
+    """threads of both; default: as many as torch takes by itself"""
+    steps: int = Field(default=15, ge=1)
+    """timed steps of each network; each comes after one that only warms up"""
+    busy: bool = False
+    """time once more while another process keeps one core busy"""
+    memory: bool = True
+    """also measure the peak memory of each network in processes of its own (Linux)"""

@@ -1,0 +1,88 @@
+"""The reports of `adderkit bench` as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from adderkit.bench.verify import TOLERANCE
+
+Report = Mapping[str, Any]
+
+
+def ops_tables(report: Report) -> list[Table]:
+    """Speeds and errors by layer, the means, the rivals where they took part, errors under an offset."""
+    tables = [_layers(report), _summary(report)]
+    if report["settings"]["rivals"]:
+        tables.append(_rivals(report))
+    return [*tables, _offsets(report)]
+
+
+def _table(title: str, first: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", min_width=len(title) + 2)
+    table.add_column(first, no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _by_layer(report: Report, contestants: Sequence[str]) -> dict[tuple[str, str], dict[tuple[str, str], Any]]:
+    """(network, layer) to (pass, contestant) to row."""
+    found: dict[tuple[str, str], dict[tuple[str, str], Any]] = {}
+    for row in report["rows"]:
+        if row["contestant"] in contestants:
+            layer = found.setdefault((row["network"], row["layer"]), {})
+            layer[row["pass_name"], row["contestant"]] = row
+    return found
+
+
+def _layers(report: Report) -> Table:
+    settings = report["settings"]
+    passes = list(dict.fromkeys(row["pass_name"] for row in report["rows"]))
+    columns = [f"{name.replace('+', ' + ')}\nG/s | conv2d's | ratio (10-90 %)" for name in passes]
+    title = (
+        f"time of adder2d / conv2d, batch {settings['batch']}, {settings['layout']}, medians of {settings['rounds']}"
+    )
+    table = _table(title, "layer", [*columns, "errors: y, dx, df"])
+    errors = {
+        (row["network"], row["layer"]): row for row in report["errors"] if row["contestant"] == "adder2d"
+    }  # fractions of the magnitudes added up
+    for layer, rows in _by_layer(report, ("adder2d", "conv2d")).items():
+        cells: list[str] = []
+        for name in passes:
+            adder, conv = rows[name, "adder2d"], rows[name, "conv2d"]
+            speeds = f"{adder['operations_per_s'] * 1e-9:.1f} | {conv['operations_per_s'] * 1e-9:.1f}"
+            cells.append(f"{speeds} | {adder['ratio']:.2f} ({adder['ratio_p10']:.2f}-{adder['ratio_p90']:.2f})")
+        kinds = ("forward", "input_gradient", "filter_gradient")
+        table.add_row(" ".join(layer), *cells, ", ".join(f"{errors[layer][kind]:.0e}" for kind in kinds))
+    return table
+
+
+def _summary(report: Report) -> Table:
+    table = _table("over all layers", "time", ["pass", "geometric mean", "lowest", "highest"])
+    for ratio, passes in report["summary"].items():
+        for name, figures in passes.items():
+            ends = (f"{figures[end]:.2f} ({figures[f'{end}_layer']})" for end in ("lowest", "highest"))
+            table.add_row(ratio, name, f"{figures['geometric_mean']:.2f}", *ends)
+    return table
+
+
+def _rivals(report: Report) -> Table:
+    kinds = [("forward", "cdist"), ("forward", "official"), ("forward+backward", "official")]
+    kinds = [kind for kind in kinds if any((row["pass_name"], row["contestant"]) == kind for row in report["rows"])]
+    columns = [f"{contestant}, {name.replace('+', ' + ')}" for name, contestant in kinds]
+    table = _table("older formulations: how many times slower than adder2d, per image", "layer", ["images", *columns])
+    for layer, rows in _by_layer(report, ("cdist", "official")).items():
+        images = str(next(iter(rows.values()))["images"])
+        table.add_row(" ".join(layer), images, *(f"{rows[kind]['ratio']:.1f}" for kind in kinds))
+    return table
+
+
+def _offsets(report: Report) -> Table:
+    title = f"forward error at K = 4608, as a fraction of sum(|x| + |f|); allowed {TOLERANCE:.0e}"
+    table = _table(title, "common offset of x and f", ["error"])
+    for row in report["offsets"]:
+        table.add_row(f"{row['offset']:g}", f"{row['error']:.1e}")
+    return table

@@ -1,0 +1,79 @@
+"""`adderkit bench`: parses, measures, prints, writes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from adderkit import bench
+from adderkit.bench import record, tables
+from adderkit.cli_options import parse, values
+
+
+def run(arguments: list[str]) -> int:
+    """Runs `adderkit bench ...` and returns its exit code: 1 where a result is wrong, which is not timed.
+
+    Raises:
+        ValueError: naming the argument, its value and what is allowed.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        lines = [f"  {name:8}{command.__doc__}" for name, command in _COMMANDS.items()]
+        print("\n".join(["usage: adderkit bench COMMAND [options]", "", "commands:", *lines]))
+        return 0 if arguments else 2
+    if arguments[0] not in _COMMANDS:
+        raise ValueError(f"there is no command `{arguments[0]}`; allowed: {', '.join(_COMMANDS)}")
+    try:
+        return _COMMANDS[arguments[0]](arguments[1:])
+    except bench.WrongResult as error:
+        print(f"adderkit bench {arguments[0]}: {error}", file=sys.stderr)
+        return 1
+
+
+def _ops(arguments: list[str]) -> int:
+    """Verify adder layers against float64, then time them against convolutions and older formulations."""
+    given = parse("adderkit bench ops", _ops.__doc__ or "", bench.OpsOptions(), _FILES, arguments)
+    options = bench.OpsOptions(**values(given, bench.OpsOptions))
+    record.check_writable(json=given.json, csv=given.csv)
+    report = bench.measure_ops(options, _note)
+    _print(report, tables.ops_tables(report))
+    _write(report, given.json, given.csv)
+    return 0
+
+
+def _file(what: str) -> Any:
+    return Annotated[Path | None, tyro.conf.arg(help=what, metavar="FILE", help_behavior_hint="")]
+
+
+_FILES = [
+    ("json", _file("write the whole report"), None),
+    ("csv", _file("write a line per figure"), None),
+]
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _print(report: dict[str, Any], found: Sequence[Table]) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console.width = 170  # the widest table, for files and pipes
+    console.print(record.describe(report["machine"]), highlight=False, soft_wrap=True)
+    for table in found:
+        console.print(table)
+
+
+def _write(report: dict[str, Any], json: Path | None, csv: Path | None) -> None:
+    if json is not None:
+        record.write_json(json, report)
+    if csv is not None:
+        record.write_csv(csv, report["rows"], report["machine"])
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {"ops": _ops}
