@@ -157,7 +157,7 @@ def _weight_grad(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: 
     total = grad_output.sum(0)
     for axis in (0, 1):
         reached = (
-            _reached(input.shape[2 + axis], total.shape[1 + axis], tap, stride[axis], padding[axis], dilation[axis])
+            _reached(input.shape[2 + axis], total.shape[1], tap, stride[axis], padding[axis], dilation[axis])
             for tap in range(weight.shape[2 + axis])
         )
         # (C_out, rows, columns) to (C_out, columns, vertical taps) to (C_out, vertical taps, horizontal taps)
