@@ -146,6 +146,23 @@ def _eval(arguments: list[str]) -> int:
     return 0
 
 
+def _import(arguments: list[str]) -> int:
+    """Import a checkpoint of the official AdderNet code, for `eval`."""
+    from adderkit import train
+
+    path = tyro.conf.arg(metavar="FILE", help="its weights: a state dict that torch.save wrote")
+    own = [
+        ("file", Annotated[tyro.conf.Positional[Path], path], tyro.MISSING),
+        ("out", Annotated[Path, tyro.conf.arg(help="folder to write, as that of a run")], tyro.MISSING),
+    ]
+    options = parse("adderkit import", _import.__doc__ or "", train.ImportConfig(), own, arguments)
+    config = train.ImportConfig(**values(options, train.ImportConfig))
+    for note in train.import_official(options.file, config, options.out):
+        print(note)
+    print(f"run: {options.out}")
+    return 0
+
+
 def _bench(arguments: list[str]) -> int:
     """Measure speed: `bench ops` times layers against convolutions."""
     from adderkit import cli_bench
@@ -168,5 +185,6 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "eval": _eval,
     "bench": _bench,
+    "import": _import,
     "doctor": _doctor,
 }

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+from adderkit.nn.base import AdderLayer, adder_parameters
 from adderkit.nn.conversion import convert
-from adderkit.nn.layers import Adder2d, AdderLinear, adder_parameters
+from adderkit.nn.layers import Adder1d, Adder2d, Adder3d
+from adderkit.nn.linear import AdderLinear
 from adderkit.nn.normalisation import unnormalised, warn_unnormalised
+from adderkit.nn.official import load_official
+from adderkit.nn.transpose import AdderTranspose2d
 
-__all__ = ["Adder2d", "AdderLinear", "adder_parameters", "convert", "unnormalised", "warn_unnormalised"]
+__all__ = [
+    "Adder1d",
+    "Adder2d",
+    "Adder3d",
+    "AdderLayer",
+    "AdderLinear",
+    "AdderTranspose2d",
+    "adder_parameters",
+    "convert",
+    "load_official",
+    "unnormalised",
+    "warn_unnormalised",
+]

@@ -24,6 +24,7 @@ ADDER_LAYERS: dict[type[nn.Module], type[AdderLayer]] = {nn.Conv2d: Adder2d}
 Skip = str | Iterable[str] | Callable[[str, nn.Module], object]
 
 _ANY_CONVOLUTION = nn.modules.conv._ConvNd
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _GEOMETRY = (
     *("in_channels", "out_channels", "kernel_size", "stride", "padding", "output_padding"),
     *("dilation", "groups", "padding_mode"),
@@ -177,8 +178,9 @@ def _running_order(model: nn.Module, layers: list[nn.Module], example: Tensor | 
 
 def _warn_of_order(first: nn.Module, convolutions: list[nn.Module], paths: dict[nn.Module, list[str]]) -> None:
     """Images have fewer channels than maps, so a convolution that reads fewer than the first may be the true first."""
-    fewest = min(convolutions, key=lambda module: getattr(module, "in_channels", 0))
-    if getattr(fewest, "in_channels", 0) < getattr(first, "in_channels", 0):
+    channels = {module: getattr(module, "in_channels", 0) for module in convolutions}
+    fewest = min(convolutions, key=lambda module: channels[module] or channels[first])  # 0: not known yet
+    if 0 < channels[fewest] < channels[first]:
         warnings.warn(
             f"{paths[first][0]} is registered first and stays a convolution, but {paths[fewest][0]} reads fewer "
             "channels: give an `example`, so that the order of the run decides",
@@ -226,7 +228,8 @@ def _obstacle(conv: nn.Module) -> str | None:
     weight = conv._parameters["weight"]
     if type(weight) is not nn.Parameter or not weight.is_floating_point():
         return f"its weight is a {type(weight).__name__} of {getattr(weight, 'dtype', None)}, no plain real tensor"
-    hooks = [name for name, held in vars(conv).items() if name.endswith("_hooks") and held]
+    # Hooks on the state dict, as parametrisations leave them behind, concern weights that go.
+    hooks = [name for name in _HOOKS if getattr(conv, name, None)]
     if hooks:
         return f"it carries hooks ({', '.join(hooks)}), which would be lost: remove them before"
     return None

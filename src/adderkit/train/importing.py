@@ -1,0 +1,60 @@
+"""A run's folder from weights that another program trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from pydantic import Field, field_validator
+
+from adderkit import models
+from adderkit.data import DataConfig, load
+from adderkit.nn import load_official
+from adderkit.options import Options
+from adderkit.train.checkpoint import write_text
+from adderkit.train.config import config_type, to_yaml
+from adderkit.train.folder import CONFIG_FILE, check_new, locked
+from adderkit.train.weights import NetworkInfo, save_network
+
+
+class ImportConfig(Options):
+    """What an official checkpoint does not say of itself."""
+
+    network: str = Field(default="resnet20", description="the network that the checkpoint is of")
+    data: DataConfig = Field(
+        default_factory=lambda: DataConfig(name="cifar10"), description="The images that it was trained on"
+    )
+
+    @field_validator("network")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value not in models.names():
+            raise ValueError(f"must be one of {', '.join(models.names())}")
+        return value
+
+
+def import_official(checkpoint: Path, config: ImportConfig, out: Path) -> list[str]:
+    """Writes an official AdderNet checkpoint as the student of a run, for `adderkit eval` and `load_network`.
+
+    The folder holds `config.yaml` and `last.safetensors`; there is no training to go on with.
+
+    Args:
+        checkpoint: as `adderkit.nn.load_official` takes it.
+        config: network and data set; the data are loaded, for their classes and their normalisation.
+        out: the folder, new or empty.
+
+    Returns:
+        What `adderkit.nn.load_official` says.
+
+    Raises:
+        ValueError: a checkpoint, data or a folder that can't be; nothing is written then.
+    """
+    check_new(out)
+    data = load(config.data, torch.device("cpu"))
+    network = models.create(config.network, "adder", len(data.classes), data.channels)
+    notes = load_official(network, checkpoint)
+    run = config_type()(method="none", student=config.network, data=config.data)
+    with locked(out):
+        write_text(out / CONFIG_FILE, to_yaml(run))
+        save_network(out / "last.safetensors", network, NetworkInfo.of(network, data))
+    return notes
