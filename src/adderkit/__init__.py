@@ -12,18 +12,35 @@ if TYPE_CHECKING:
     from adderkit import ops as ops
     from adderkit import train as train
     from adderkit.nn import convert as convert
+    from adderkit.ops import adder1d as adder1d
     from adderkit.ops import adder2d as adder2d
+    from adderkit.ops import adder3d as adder3d
+    from adderkit.ops import adder_transpose2d as adder_transpose2d
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "adder2d", "convert", "data", "distill", "models", "nn", "ops", "train"]
+__all__ = [
+    "__version__",
+    "adder1d",
+    "adder2d",
+    "adder3d",
+    "adder_transpose2d",
+    "convert",
+    "data",
+    "distill",
+    "models",
+    "nn",
+    "ops",
+    "train",
+]
+_OPERATIONS = ("adder1d", "adder2d", "adder3d", "adder_transpose2d")
 
 
 def __getattr__(name: str) -> Any:
     """Imports on first use, so that `import adderkit` costs nothing and needs no torch."""
     from importlib import import_module
 
-    if name == "adder2d":
-        return import_module("adderkit.ops").adder2d
+    if name in _OPERATIONS:
+        return getattr(import_module("adderkit.ops"), name)
     if name == "convert":
         return import_module("adderkit.nn").convert
     if name in __all__:

@@ -24,8 +24,14 @@ WHY = (
 )
 
 
-def watch_first_use(layer: nn.Module, output: Tensor) -> None:
-    """Warns once, with a `UserWarning`, where the next module that takes `output` is no normalisation."""
+def watch_first_use(layer: nn.Module, output: Tensor, family: type[nn.Module]) -> None:
+    """Warns once, with a `UserWarning`, where the next module that takes `output` is no normalisation.
+
+    Args:
+        layer: whose output it is.
+        output: the tensor itself.
+        family: base class of the adder layers, none of which is a fit consumer.
+    """
     watched = weakref.ref(output)
 
     def look(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -36,7 +42,7 @@ def watch_first_use(layer: nn.Module, output: Tensor) -> None:
             if next(module.children(), None) is not None:
                 return  # a container: its first child will tell
             handle.remove()
-            if isinstance(module, type(layer)) or type(module).__module__ in _SATURATING:
+            if isinstance(module, family) or type(module).__module__ in _SATURATING:
                 warnings.warn(f"{layer} feeds {type(module).__name__} directly; {WHY}", stacklevel=2)
 
     handle = register_module_forward_pre_hook(look)

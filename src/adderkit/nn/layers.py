@@ -1,61 +1,125 @@
-"""Adder layers: `Adder2d` beside `torch.nn.Conv2d`, `AdderLinear` beside `torch.nn.Linear`."""
+"""Adder convolutions: `Adder1d`, `Adder2d`, `Adder3d` beside `torch.nn.Conv1d`, `Conv2d`, `Conv3d`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import ClassVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
-from adderkit.nn.first_use import watch_first_use
-from adderkit.ops import adder2d
-from adderkit.ops.validate import pair
+from adderkit.nn.base import AdderLayer, check_count
+from adderkit.ops import adder1d, adder2d, adder3d
+from adderkit.ops.validate import numbers
 
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
-class AdderLayer(nn.Module):
-    """What adder layers share: filters in `weight` that start as N(0, 1), and an optional `bias`.
+class _Convolution(AdderLayer):
+    """What the three have in common; a subclass names its number of dimensions and its operation."""
 
-    Source: AdderNet (Chen et al., CVPR 2020), official code (`nn.init.normal_`).
-    """
-
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    _dims: ClassVar[int]
+    _operation: ClassVar[Callable[..., Tensor]]
 
     def __init__(
         self,
-        shape: tuple[int, ...],
-        bias: bool,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = False,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        if bias:
-            self.bias = nn.Parameter(torch.empty(shape[0], device=device, dtype=dtype))
+        kernel = numbers("kernel_size", kernel_size, self._dims, 1)
+        check_channels(in_channels, out_channels, groups)
+        if padding_mode not in _PADDING_MODES:
+            raise ValueError(f"`padding_mode` (={padding_mode!r}) must be one of {', '.join(_PADDING_MODES)}")
+        super().__init__((out_channels, in_channels // groups, *kernel), out_channels, bias, device, dtype)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = kernel
+        self.stride = numbers("stride", stride, self._dims, 1)
+        self.dilation = numbers("dilation", dilation, self._dims, 1)
+        self.padding = _check_padding(padding, self.stride)
+        self.groups = groups
+        self.padding_mode = padding_mode
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = self._padded(input) if self.padding_mode != "zeros" else self._run(input, self.padding)
+        self._watch_once(output)
+        return output
+
+    def _padded(self, input: Tensor) -> Tensor:
+        """Pads with other values than zeros; these are always dense, so the operation needs no padding of its own."""
+        is_unbatched = input.dim() == 1 + self._dims
+        batch = input.unsqueeze(0) if is_unbatched else input
+        if batch.dim() == 2 + self._dims:  # else the operation says what is wrong
+            batch = pad(batch, self._margins(), mode=self.padding_mode)
+        output = self._run(batch, 0)
+        return output.squeeze(0) if is_unbatched else output
+
+    def _run(self, input: Tensor, padding: int | tuple[int, ...] | str) -> Tensor:
+        operation = type(self)._operation
+        return operation(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+    def _margins(self) -> list[int]:
+        """(left, right, top, bottom, ...), with the odd one of "same" on the far side, as convolutions have it."""
+        if self.padding == "valid":
+            sides = [(0, 0)] * self._dims
+        elif self.padding == "same":
+            reaches = [step * (size - 1) for size, step in zip(self.kernel_size, self.dilation, strict=True)]
+            sides = [(reach // 2, reach - reach // 2) for reach in reaches]
         else:
-            self.register_parameter("bias", None)
-        self._was_watched = False
-        self.reset_parameters()
+            sides = [(size, size) for size in cast("tuple[int, ...]", self.padding)]
+        return [margin for side in reversed(sides) for margin in side]
 
-    def reset_parameters(self) -> None:
-        """Filters from N(0, 1) and a bias of zero."""
-        nn.init.normal_(self.weight)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-
-    def _watch_once(self, output: Tensor) -> None:
-        """At the first training step of this layer: looks where its output goes (see `first_use`)."""
-        if torch.compiler.is_compiling() or self._was_watched:
-            return
-        if self.training and output.requires_grad:
-            self._was_watched = True
-            watch_first_use(self, output)
+    def extra_repr(self) -> str:
+        nothing, one = (0,) * self._dims, (1,) * self._dims
+        return describe(self, {"padding": nothing, "dilation": one, "groups": 1, "padding_mode": "zeros"})
 
 
-class Adder2d(AdderLayer):
+class Adder1d(_Convolution):
+    """Adder convolution of sequences, y = -sum |x - f| (+ bias): the arguments and attributes of `torch.nn.Conv1d`.
+
+    It runs through `adder2d` on images of one row. `bias` is off by default, for the reason that `Adder2d` gives.
+
+    Shape: input (N, C_in, L) or (C_in, L); output (N, C_out, L_out) or (C_out, L_out).
+
+    Args:
+        in_channels: C_in.
+        out_channels: C_out, the number of filters.
+        kernel_size: an integer.
+        stride: an integer.
+        padding: an integer, or "valid" (none), or "same" (stride 1 only).
+        dilation: an integer.
+        groups: number of blocks that input channels and filters are split into.
+        bias: adds a learnt constant per filter, 0 at the start.
+        padding_mode: "zeros", "reflect", "replicate" or "circular". A padded zero is a tap like any other and
+            contributes |f|.
+        device: where the parameters live.
+        dtype: of the parameters.
+
+    Attributes:
+        weight: the filters, (C_out, C_in / groups, K).
+        bias: (C_out,) or None.
+
+    Raises:
+        ValueError: naming the argument, its value and what is allowed.
+
+    Source: AdderNet (Chen et al., CVPR 2020), Eq. 2.
+    """
+
+    _dims = 1
+    _operation = adder1d
+
+
+class Adder2d(_Convolution):
     """Adder convolution, y = -sum |x - f| (+ bias): the arguments and attributes of `torch.nn.Conv2d`.
 
     `bias` is off by default, unlike `Conv2d`'s: outputs are large and negative (about -138 for 16 channels and a
@@ -88,140 +152,76 @@ class Adder2d(AdderLayer):
     Source: AdderNet (Chen et al., CVPR 2020), Eq. 2.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | Sequence[int],
-        stride: int | Sequence[int] = 1,
-        padding: int | Sequence[int] | str = 0,
-        dilation: int | Sequence[int] = 1,
-        groups: int = 1,
-        bias: bool = False,
-        padding_mode: str = "zeros",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        kernel_height, kernel_width = pair("kernel_size", kernel_size, 1)
-        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
-            _check_count(name, value)
-        for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if value % groups != 0:
-                raise ValueError(f"`{name}` (={value}) must be divisible by `groups` (={groups})")
-        if padding_mode not in _PADDING_MODES:
-            raise ValueError(f"`padding_mode` (={padding_mode!r}) must be one of {', '.join(_PADDING_MODES)}")
-        super().__init__((out_channels, in_channels // groups, kernel_height, kernel_width), bias, device, dtype)
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = (kernel_height, kernel_width)
-        self.stride = pair("stride", stride, 1)
-        self.dilation = pair("dilation", dilation, 1)
-        self.padding = _check_padding(padding, self.stride)
-        self.groups = groups
-        self.padding_mode = padding_mode
-
-    def forward(self, input: Tensor) -> Tensor:
-        padding: tuple[int, int] | str = self.padding
-        if self.padding_mode != "zeros":
-            input, padding = pad(input, self._margins(), mode=self.padding_mode), 0  # type: ignore[assignment]
-        output = adder2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
-        self._watch_once(output)
-        return output
-
-    def _margins(self) -> tuple[int, int, int, int]:
-        """(left, right, top, bottom), with the odd one of "same" on the far side, as `Conv2d` has it."""
-        if self.padding == "valid":
-            return (0, 0, 0, 0)
-        if isinstance(self.padding, str):
-            sizes = zip(self.kernel_size, self.dilation, strict=True)
-            height, width = (dilation * (kernel - 1) for kernel, dilation in sizes)
-            return (width // 2, width - width // 2, height // 2, height - height // 2)
-        vertical, horizontal = self.padding
-        return (horizontal, horizontal, vertical, vertical)
-
-    def extra_repr(self) -> str:
-        parts = [f"{self.in_channels}, {self.out_channels}", f"kernel_size={self.kernel_size}"]
-        parts.append(f"stride={self.stride}")
-        defaults = {"padding": (0, 0), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
-        parts += [f"{k}={getattr(self, k)!r}" for k, default in defaults.items() if getattr(self, k) != default]
-        if self.bias is not None:
-            parts.append("bias=True")
-        return ", ".join(parts)
+    _dims = 2
+    _operation = adder2d
 
 
-class AdderLinear(AdderLayer):
-    """Adder layer on vectors, y = -sum |x - f| over the features (+ bias): beside `torch.nn.Linear`.
+class Adder3d(_Convolution):
+    """Adder convolution of volumes, y = -sum |x - f| (+ bias): the arguments and attributes of `torch.nn.Conv3d`.
 
-    It runs through `adder2d` as a 1x1 filter, one position per vector. `bias` is off by default, for the reason
+    It runs through `adder2d`, with the frames below an output as channels. `bias` is off by default, for the reason
     that `Adder2d` gives.
 
-    Shape: input (..., in_features); output (..., out_features).
+    Shape: input (N, C_in, D, H, W) or (C_in, D, H, W); output (N, C_out, D_out, H_out, W_out) or
+        (C_out, D_out, H_out, W_out).
 
     Args:
-        in_features: length of an input vector.
-        out_features: number of filters.
+        in_channels: C_in.
+        out_channels: C_out, the number of filters.
+        kernel_size: an integer or (depth, vertical, horizontal).
+        stride: an integer or (depth, vertical, horizontal).
+        padding: an integer or (depth, vertical, horizontal), or "valid" (none), or "same" (stride 1 only).
+        dilation: an integer or (depth, vertical, horizontal).
+        groups: number of blocks that input channels and filters are split into.
         bias: adds a learnt constant per filter, 0 at the start.
+        padding_mode: "zeros", "reflect", "replicate" or "circular". A padded zero is a tap like any other and
+            contributes |f|.
         device: where the parameters live.
         dtype: of the parameters.
 
     Attributes:
-        weight: the filters, (out_features, in_features).
-        bias: (out_features,) or None.
+        weight: the filters, (C_out, C_in / groups, K_d, K_h, K_w).
+        bias: (C_out,) or None.
 
     Raises:
         ValueError: naming the argument, its value and what is allowed.
 
-    Source: AdderNet (Chen et al., CVPR 2020), Eq. 2 with a 1x1 filter.
+    Source: AdderNet (Chen et al., CVPR 2020), Eq. 2.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        for name, value in (("in_features", in_features), ("out_features", out_features)):
-            _check_count(name, value)
-        super().__init__((out_features, in_features), bias, device, dtype)
-        self.in_features = in_features
-        self.out_features = out_features
-
-    def forward(self, input: Tensor) -> Tensor:
-        if input.dim() < 1 or input.shape[-1] != self.in_features:
-            raise ValueError(
-                f"`input` (shape {tuple(input.shape)}) must have {self.in_features} features in its last dimension"
-            )
-        # One image whose positions are the vectors, so that kernels can tile over them (no image where there is no
-        # vector); its channels_last view needs no copy.
-        vectors = input.shape[:-1].numel()
-        image = input.reshape(min(vectors, 1), max(vectors, 1), 1, self.in_features).permute(0, 3, 1, 2)
-        output = adder2d(image, self.weight[:, :, None, None], self.bias)
-        output = output.permute(0, 2, 3, 1).reshape(*input.shape[:-1], self.out_features)
-        self._watch_once(output)
-        return output
-
-    def extra_repr(self) -> str:
-        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+    _dims = 3
+    _operation = adder3d
 
 
-def adder_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The filters (`weight`) of every adder layer of `model`, in order; filters that layers share come once."""
-    layers = (module for module in model.modules() if isinstance(module, AdderLayer))
-    return list({id(layer.weight): layer.weight for layer in layers}.values())
+def check_channels(in_channels: int, out_channels: int, groups: int) -> None:
+    """Refuses channels and groups that do not fit each other.
+
+    Raises:
+        ValueError: naming the argument, its value and what is allowed.
+    """
+    for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
+        check_count(name, value)
+    for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
+        if value % groups != 0:
+            raise ValueError(f"`{name}` (={value}) must be divisible by `groups` (={groups})")
 
 
-def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"`{name}` (={value!r}) must be an integer >= 1")
+def describe(layer: AdderLayer, defaults: dict[str, object]) -> str:
+    """The inside of a layer's repr: channels, kernel size and stride, and what differs from its `defaults`."""
+    parts = [f"{layer.in_channels}, {layer.out_channels}", f"kernel_size={layer.kernel_size}"]
+    parts.append(f"stride={layer.stride}")
+    parts += [f"{k}={getattr(layer, k)!r}" for k, default in defaults.items() if getattr(layer, k) != default]
+    if layer.bias is not None:
+        parts.append("bias=True")
+    return ", ".join(parts)
 
 
-def _check_padding(padding: int | Sequence[int] | str, stride: tuple[int, int]) -> tuple[int, int] | str:
+def _check_padding(padding: int | Sequence[int] | str, stride: tuple[int, ...]) -> tuple[int, ...] | str:
     if not isinstance(padding, str):
-        return pair("padding", padding, 0)
+        return numbers("padding", padding, len(stride), 0)
     if padding not in ("valid", "same"):
         raise ValueError(f"`padding` (={padding!r}) must be integers, 'valid' or 'same'")
-    if padding == "same" and stride != (1, 1):
-        raise ValueError(f"`stride` (={stride}) must be 1 where `padding` is 'same'")
+    if padding == "same" and any(step != 1 for step in stride):
+        shown = stride if len(stride) > 1 else stride[0]
+        raise ValueError(f"`stride` (={shown}) must be 1 where `padding` is 'same'")
     return padding
