@@ -65,6 +65,10 @@ const Row table[] = {
 #if defined(ADDERKIT_X86)
     {"avx512", avx512, &adder_f32_avx512},
     {"avx2", avx2, &adder_f32_avx2},
+#elif defined(ADDERKIT_AARCH64)
+    // Every AArch64 Linux, macOS and Windows requires Advanced SIMD, and compilers use it unasked: nothing to
+    // ask the system for (getauxval), and where it were missing no code of this process would run.
+    {"neon", always, &adder_f32_neon},
 #endif
     {"portable", always, &adder_f32_portable},
 };

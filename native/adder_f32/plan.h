@@ -85,6 +85,8 @@ extern const AdderF32Kernels adder_f32_portable;
 #if defined(ADDERKIT_X86)
 extern const AdderF32Kernels adder_f32_avx2;
 extern const AdderF32Kernels adder_f32_avx512;
+#elif defined(ADDERKIT_AARCH64)
+extern const AdderF32Kernels adder_f32_neon;
 #endif
 
 // The formula itself for one element, by subtraction, absolute value (or clamp) and sum: what the fast
