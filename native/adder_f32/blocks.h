@@ -15,8 +15,15 @@
 #define ADDERKIT_UNROLL _Pragma("GCC unroll 32")
 #endif
 
+// Makes a pointer's origin unknown to the compiler: GCC would address all rows of a tile from the first, with
+// one register for each pixel, more than there are.
+#define ADDERKIT_HIDE(pointer) __asm__("" : "+r"(pointer))
+
 namespace adderkit {
 namespace {
+
+// Packed filters that stay in a 1 MiB second-level cache beside a band of inputs.
+constexpr int64_t chunk_floats = 64 * 1024;
 
 inline int64_t smaller(int64_t a, int64_t b) {
   return a < b ? a : b;
@@ -31,6 +38,12 @@ inline int64_t floor_div(int64_t a, int64_t b) {
 }
 inline int64_t ceil_div(int64_t a, int64_t b) {
   return a >= 0 ? (a + b - 1) / b : -((-a) / b);
+}
+
+// Asks for a cache line that is wanted soon; any address will do. Rows of pixels lie far apart, so the
+// processor's own prefetcher does not see them coming.
+inline void prefetch(const float* p) {
+  __builtin_prefetch(p);
 }
 
 // target[j * target_step + i] = source[i * source_step + j] for i < rows, j < columns.

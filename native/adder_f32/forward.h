@@ -18,6 +18,7 @@ template <class Isa>
 struct Forward {
   using Vec = typename Isa::Vec;
   static constexpr int L = Isa::lanes;
+  static constexpr int tile_rows = 3;  // at most, where rows are short
 
   // ---- filters -------------------------------------------------------------------------------------------
 
@@ -103,9 +104,13 @@ struct Forward {
     return ceil_div(plan.shape.kernel_height * plan.shape.kernel_width * 2, 16) * 16;
   }
 
+  static int64_t chunk_blocks(const ForwardPlan& plan) {
+    return smaller(plan.blocks, larger(1, chunk_floats / block_floats(plan)));
+  }
+
   static int64_t scratch(const ForwardPlan& plan) {
     return taps_floats(plan) + slots(plan) * (plan.row_floats + row_columns(plan)) +
-           plan.band_rows * plan.out_width + plan.out_width * L + L;
+           plan.band_rows * plan.out_width + chunk_blocks(plan) * tile_rows * plan.out_width * L + L;
   }
 
   // One padded row [channel][column] and its channel sums [column].
@@ -158,57 +163,89 @@ struct Forward {
   struct TileArguments {
     const float* x;          // first pixel, first channel, of the band's row 0
     const int64_t* offsets;  // of each tap
-    int64_t taps, channels, channel_step;
+    int64_t taps, channels, channel_step, row_step;
     const float* filters;     // packed block
     const float* filter_sum;  // of the block's lanes
+    const float* patch_sums;
+    int64_t patch_step;  // from one output row to the next
+    float* output;
+    int64_t output_pixel_step, output_row_step;
+    int lanes;
   };
 
-  // P pixels times one vector of filters. Returns whether a result is not finite.
-  template <int P>
-  static bool tile(const TileArguments& a, const float* patch_sums, float* output, int64_t pixel_step,
-                   int lanes) {
-    Vec y[P];
+  // R rows of P pixels times one vector of filters. Returns whether a result is not finite.
+  template <int R, int P>
+  static bool tile(const TileArguments& a) {
+    Vec y[R][P];
+    for (int r = 0; r < R; ++r)
+      for (int p = 0; p < P; ++p) prefetch(a.output + r * a.output_row_step + p * a.output_pixel_step);
     const Vec filter_sum = Isa::load(a.filter_sum);
     ADDERKIT_UNROLL
-    for (int p = 0; p < P; ++p) y[p] = Isa::add(Isa::set(patch_sums[p]), filter_sum);
+    for (int r = 0; r < R; ++r) {
+      ADDERKIT_UNROLL
+      for (int p = 0; p < P; ++p)
+        y[r][p] = Isa::add(Isa::set(a.patch_sums[r * a.patch_step + p]), filter_sum);
+    }
     const float* f = a.filters;
     for (int64_t tap = 0; tap < a.taps; ++tap) {
-      const float* x = a.x + a.offsets[tap];
+      const float* x[R];
+      for (int r = 0; r < R; ++r) {
+        x[r] = a.x + a.offsets[tap] + r * a.row_step;
+        ADDERKIT_HIDE(x[r]);
+      }
       for (int64_t c = 0; c < a.channels; ++c) {
         const Vec filter = Isa::load(f);
         ADDERKIT_UNROLL
-        for (int p = 0; p < P; ++p) y[p] = Isa::minus_twice_max(filter, Isa::set(x[p]), y[p]);
-        x += a.channel_step;
+        for (int r = 0; r < R; ++r) {
+          ADDERKIT_UNROLL
+          for (int p = 0; p < P; ++p) y[r][p] = Isa::minus_twice_max(filter, Isa::set(x[r][p]), y[r][p]);
+          x[r] += a.channel_step;
+        }
         f += L;
       }
     }
     bool is_odd = false;
     ADDERKIT_UNROLL
-    for (int p = 0; p < P; ++p) is_odd |= Isa::any_not_finite(y[p]);
-    if (!is_odd) {  // where rounding left a distance below zero; repair() sees to the other tiles
+    for (int r = 0; r < R; ++r) {
       ADDERKIT_UNROLL
-      for (int p = 0; p < P; ++p) y[p] = Isa::min_zero(y[p]);
+      for (int p = 0; p < P; ++p) is_odd |= Isa::any_not_finite(y[r][p]);
     }
-    if (lanes == L) {
+    ADDERKIT_UNROLL
+    for (int r = 0; r < R; ++r) {
+      float* output = a.output + r * a.output_row_step;
       ADDERKIT_UNROLL
-      for (int p = 0; p < P; ++p) Isa::store(output + p * pixel_step, y[p]);
-    } else {
-      ADDERKIT_UNROLL
-      for (int p = 0; p < P; ++p) Isa::store_first(output + p * pixel_step, y[p], lanes);
+      for (int p = 0; p < P; ++p) {
+        // Where rounding left a distance below zero; repair() sees to tiles that are not finite.
+        const Vec value = is_odd ? y[r][p] : Isa::min_zero(y[r][p]);
+        if (a.lanes == L)
+          Isa::store(output + p * a.output_pixel_step, value);
+        else
+          Isa::store_first(output + p * a.output_pixel_step, value, a.lanes);
+      }
     }
     return is_odd;
   }
 
-  using Tile = bool (*)(const TileArguments&, const float*, float*, int64_t, int);
+  using Tile = bool (*)(const TileArguments&);
 
-  template <int... P>
+  // Tiles of R rows for every number of pixels that the registers hold.
+  template <int R, int... P>
   struct Sizes {
-    static constexpr Tile tiles[] = {nullptr, &tile<P>...};
+    static constexpr Tile tiles[] = {nullptr, &tile<R, P>...};
   };
-  template <int Left, int... P>
-  struct UpTo : UpTo<Left - 1, Left, P...> {};
-  template <int... P>
-  struct UpTo<0, P...> : Sizes<P...> {};
+  template <int R, int Left, int... P>
+  struct UpTo : UpTo<R, Left - 1, Left, P...> {};
+  template <int R, int... P>
+  struct UpTo<R, 0, P...> : Sizes<R, P...> {};
+
+  // The tile for `rows` rows of `pixels` pixels, or null where the registers do not hold them.
+  static Tile find_tile(int64_t rows, int64_t pixels) {
+    constexpr int most = Isa::forward_pixels;
+    if (rows * pixels > most) return nullptr;
+    if (rows == 3) return UpTo<3, most / 3>::tiles[pixels];
+    if (rows == 2) return UpTo<2, most / 2>::tiles[pixels];
+    return UpTo<1, most>::tiles[pixels];
+  }
 
   // Computes again, by the formula itself, what the maximum's identity lost: infinities and NaN.
   static void repair(const ForwardPlan& plan, int64_t image, int64_t first_filter, int64_t lanes,
@@ -258,33 +295,51 @@ struct Forward {
         }
       }
 
+    // Tiles outside, blocks of filters inside: inputs stay in the first-level cache, outputs are written a
+    // pixel at a time. A chunk of blocks is what the second-level cache holds.
     const int64_t* step = s.output_stride;
     const bool is_direct = step[1] == 1;
-    for (int64_t block = 0; block < plan.blocks; ++block) {
-      const int lanes = static_cast<int>(smaller(L, plan.group_filters - block * L));
-      const int64_t first_filter = group * plan.group_filters + block * L;
-      const int64_t packed = group * plan.blocks + block;
-      for (int64_t r = 0; r < rows; ++r) {
+    const int64_t chunk = chunk_blocks(plan), block_line = tile_rows * plan.out_width * L;
+    TileArguments arguments{};
+    arguments.offsets = offsets;
+    arguments.taps = s.kernel_height * s.kernel_width;
+    arguments.channels = plan.group_channels;
+    arguments.channel_step = columns;
+    arguments.row_step = plan.row_floats;
+    arguments.patch_step = plan.out_width;
+    arguments.output_pixel_step = is_direct ? step[3] : L;
+    arguments.output_row_step = is_direct ? step[2] : plan.out_width * L;
+    for (int64_t first_block = 0; first_block < plan.blocks; first_block += chunk) {
+      const int64_t blocks = smaller(chunk, plan.blocks - first_block);
+      const int64_t first_filter = group * plan.group_filters + first_block * L;
+      const int64_t filters = smaller(blocks * L, plan.group_filters - first_block * L);
+      for (int64_t r = 0; r < rows;) {
+        const int64_t tall =
+            tile_size(rows - r, larger(1, smaller(tile_rows, Isa::forward_pixels / plan.out_width)));
         float* output = plan.output + image * step[0] + first_filter * step[1] + (first_row + r) * step[2];
-        float* target = is_direct ? output : line;
-        const int64_t pixel_step = is_direct ? step[3] : L;
-        TileArguments arguments{nullptr,
-                                offsets,
-                                s.kernel_height * s.kernel_width,
-                                plan.group_channels,
-                                columns,
-                                plan.packed + packed * block_floats(plan),
-                                plan.filter_sums + packed * L};
         bool is_odd = false;
         for (int64_t q = 0; q < plan.out_width;) {
-          const int64_t size = tile_size(plan.out_width - q, Isa::forward_pixels);
+          const int64_t wide = tile_size(plan.out_width - q, Isa::forward_pixels);
+          const Tile tile = find_tile(tall, wide);
           arguments.x = padded + r * plan.row_floats + q;
-          is_odd |= UpTo<Isa::forward_pixels>::tiles[size](arguments, patches + r * plan.out_width + q,
-                                                           target + q * pixel_step, pixel_step, lanes);
-          q += size;
+          arguments.patch_sums = patches + r * plan.out_width + q;
+          for (int64_t b = 0; b < blocks; ++b) {
+            const int64_t packed = group * plan.blocks + first_block + b;
+            arguments.filters = plan.packed + packed * block_floats(plan);
+            arguments.filter_sum = plan.filter_sums + packed * L;
+            arguments.output = is_direct ? output + b * L + q * step[3] : line + b * block_line + q * L;
+            arguments.lanes = static_cast<int>(smaller(L, filters - b * L));
+            is_odd |= tile(arguments);
+          }
+          q += wide;
         }
-        if (!is_direct) scatter<Isa>(line, L, lanes, plan.out_width, output, step[1], step[3]);
-        if (is_odd) repair(plan, image, first_filter, lanes, first_row + r);
+        for (int64_t b = 0; b < blocks && !is_direct; ++b)
+          for (int64_t k = 0; k < tall; ++k)
+            scatter<Isa>(line + b * block_line + k * plan.out_width * L, L, smaller(L, filters - b * L),
+                         plan.out_width, output + b * L * step[1] + k * step[2], step[1], step[3]);
+        for (int64_t k = 0; k < tall && is_odd; ++k)
+          repair(plan, image, first_filter, filters, first_row + r + k);
+        r += tall;
       }
     }
   }

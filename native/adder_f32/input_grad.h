@@ -28,8 +28,12 @@ struct InputGrad {
       for (int64_t j = 0; j < s.kernel_width; ++j)
         for (int64_t o = 0; o < plan.group_filters; ++o, to += L) {
           const float* from = source + o * step[0] + i * step[2] + j * step[3];
-          for (int64_t c = 0; c < lanes; ++c) to[c] = from[c * step[1]];
-          for (int64_t c = lanes; c < L; ++c) to[c] = 0.0f;
+          if (step[1] == 1) {
+            Isa::store(to, lanes == L ? Isa::load(from) : Isa::load_first(from, static_cast<int>(lanes)));
+          } else {
+            for (int64_t c = 0; c < lanes; ++c) to[c] = from[c * step[1]];
+            for (int64_t c = lanes; c < L; ++c) to[c] = 0.0f;
+          }
           is_odd |= Isa::any_not_finite(Isa::load(to));
         }
     return !is_odd;
@@ -39,7 +43,11 @@ struct InputGrad {
 
   static int64_t scratch(const InputGradPlan& plan) {
     return list_floats(plan) + plan.grad_rows * plan.group_filters * plan.grad_columns +
-           plan.band_rows * plan.shape.width * padded_channels(plan) + plan.shape.width * L;
+           plan.band_rows * plan.shape.width * padded_channels(plan) +
+           chunk_blocks(plan) * plan.shape.width * L;
+  }
+  static int64_t chunk_blocks(const InputGradPlan& plan) {
+    return smaller(plan.blocks, larger(1, chunk_floats / block_floats(plan)));
   }
   static int64_t list_floats(const InputGradPlan& plan) {  // RowTap for each filter row, in whole vectors
     return ceil_div(plan.shape.kernel_height * 4, 16) * 16;
@@ -66,6 +74,10 @@ struct InputGrad {
                    int64_t output_step, int lanes) {
     Vec x[P], total[P];
     bool is_odd = false;
+    for (int p = 0; p < P; ++p) {
+      prefetch(output + p * output_step);
+      prefetch(input + (P + p) * input_step);  // the next tile's
+    }
     ADDERKIT_UNROLL
     for (int p = 0; p < P; ++p) {
       x[p] = lanes == L ? Isa::load(input + p * input_step) : Isa::load_first(input + p * input_step, lanes);
@@ -162,23 +174,24 @@ struct InputGrad {
     const int64_t column_step = reads_input ? s.input_stride[3] : padded;
     if (!reads_input) input = inputs;
 
+    // Tiles outside, blocks of channels inside, as in the forward pass.
     const int64_t* step = plan.grad_input_stride;
     const bool is_direct = step[1] == 1;
-    for (int64_t block = 0; block < plan.blocks; ++block) {
-      const int lanes = static_cast<int>(smaller(L, channels - block * L));
-      const int64_t first_channel = group * channels + block * L;
-      TileArguments arguments{};
-      arguments.filters = filters;
-      arguments.columns = columns;
-      arguments.kernel_width = s.kernel_width;
-      arguments.packed = plan.packed + (group * plan.blocks + block) * block_floats(plan);
+    const int64_t chunk = chunk_blocks(plan), block_line = width * L;
+    TileArguments arguments{};
+    arguments.filters = filters;
+    arguments.columns = columns;
+    arguments.kernel_width = s.kernel_width;
+    arguments.rows = row_taps;
+    for (int64_t first_block = 0; first_block < plan.blocks; first_block += chunk) {
+      const int64_t blocks = smaller(chunk, plan.blocks - first_block);
+      const int64_t first_channel = first_block * L, some = smaller(blocks * L, channels - first_channel);
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t row = first_row + r;
-        float* output = plan.grad_input + image * step[0] + first_channel * step[1] + row * step[2];
-        float* target = is_direct ? output : line;
+        float* output =
+            plan.grad_input + image * step[0] + (group * channels + first_channel) * step[1] + row * step[2];
         const int64_t pixel_step = is_direct ? step[3] : L;
         bool is_odd = false;
-        arguments.rows = row_taps;
         arguments.row_count = 0;
         for (int64_t i = 0; i < s.kernel_height; ++i) {
           const int64_t h = row + s.padding[0] - i * s.dilation[0];
@@ -189,18 +202,32 @@ struct InputGrad {
           arguments.taps = plan.class_taps + plan.class_first[k];
           arguments.tap_count = plan.class_first[k + 1] - plan.class_first[k];
           const int64_t pixels = ceil_div(width - k, s.stride[1]);
+          if (arguments.row_count == 0 || arguments.tap_count == 0) {  // a stride steps over these pixels
+            for (int64_t b = 0; b < (is_direct ? 1 : blocks); ++b)
+              for (int64_t q = 0; q < pixels; ++q)
+                clear<Isa>((is_direct ? output : line + b * block_line) + (k + q * s.stride[1]) * pixel_step,
+                           is_direct ? some : L);
+            continue;
+          }
           for (int64_t q = 0; q < pixels;) {
             const int64_t size = tile_size(pixels - q, Isa::input_grad_pixels);
             const int64_t column = k + q * s.stride[1];
             arguments.g = grad + plan.pad_left + q;
-            is_odd |= UpTo<Isa::input_grad_pixels>::tiles[size](
-                arguments, input + r * row_step + column * column_step + block * L, s.stride[1] * column_step,
-                target + column * pixel_step, s.stride[1] * pixel_step, lanes);
+            for (int64_t b = 0; b < blocks; ++b) {
+              arguments.packed = plan.packed + (group * plan.blocks + first_block + b) * block_floats(plan);
+              const float* x = input + r * row_step + column * column_step + first_channel + b * L;
+              float* target = (is_direct ? output + b * L : line + b * block_line) + column * pixel_step;
+              is_odd |= UpTo<Isa::input_grad_pixels>::tiles[size](arguments, x, s.stride[1] * column_step,
+                                                                  target, s.stride[1] * pixel_step,
+                                                                  static_cast<int>(smaller(L, some - b * L)));
+            }
             q += size;
           }
         }
-        if (!is_direct) scatter<Isa>(line, L, lanes, width, output, step[1], step[3]);
-        if (is_odd) repair(plan, image, first_channel, lanes, row);
+        for (int64_t b = 0; b < blocks && !is_direct; ++b)
+          scatter<Isa>(line + b * block_line, L, smaller(L, some - b * L), width, output + b * L * step[1],
+                       step[1], step[3]);
+        if (is_odd) repair(plan, image, group * channels + first_channel, some, row);
       }
     }
   }
