@@ -79,6 +79,8 @@ struct AdderF32Kernels {
   bool (*pack_input_grad)(const InputGradPlan& plan, int64_t task);
   int64_t (*input_grad_scratch)(const InputGradPlan& plan);
   void (*input_grad_band)(const InputGradPlan& plan, int64_t task, float* scratch);
+  // The loop behind adderkit_peak(): returns the operations done in `rounds` rounds. ../peak/peak.h.
+  int64_t (*peak)(int kind, int64_t rounds, float* values);
 };
 
 extern const AdderF32Kernels adder_f32_portable;

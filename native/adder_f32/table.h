@@ -3,6 +3,7 @@
 
 #include "forward.h"
 #include "input_grad.h"
+#include "peak/peak.h"
 
 namespace adderkit {
 namespace {
@@ -10,7 +11,8 @@ namespace {
 template <class Isa>
 constexpr AdderF32Kernels kernels_of() {
   return {Isa::lanes,          &Forward<Isa>::pack,   &Forward<Isa>::shift,     &Forward<Isa>::scratch,
-          &Forward<Isa>::band, &InputGrad<Isa>::pack, &InputGrad<Isa>::scratch, &InputGrad<Isa>::band};
+          &Forward<Isa>::band, &InputGrad<Isa>::pack, &InputGrad<Isa>::scratch, &InputGrad<Isa>::band,
+          &Peak<Isa>::run};
 }
 
 }  // namespace

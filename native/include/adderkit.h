@@ -65,6 +65,17 @@ ADDERKIT_API int32_t adderkit_isa_active(void);
 /* Forces a path for the whole process; NULL returns to ADDERKIT_ISA or, without it, to the best. */
 ADDERKIT_API int32_t adderkit_isa_force(const char* name);
 
+/* Operations that adderkit_peak() can time, each as the kernels are made of it. */
+typedef enum adderkit_peak_kind {
+  ADDERKIT_PEAK_MULTIPLY_ADD = 0,    /* sum += x * f: a convolution */
+  ADDERKIT_PEAK_ADDER = 1,           /* sum -= 2 * max(x, f): the forward pass */
+  ADDERKIT_PEAK_ADDER_INPUT_GRAD = 2 /* sum += g * clamp(f - x, -1, 1) */
+} adderkit_peak_kind;
+
+/* How many of these a second the active path does at most, on all threads together, with operands in
+ * registers. Takes about 0.1 s. threads 0 means all cores. */
+ADDERKIT_API int32_t adderkit_peak(int32_t kind, int32_t threads, double* operations_per_second);
+
 /* "libgomp" where calls run on a libgomp that the process has loaded, else "own pool". */
 ADDERKIT_API const char* adderkit_thread_pool(void);
 
