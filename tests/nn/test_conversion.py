@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import adderkit
-from adderkit.nn import Adder2d, adder_parameters, convert
+from adderkit.nn import Adder1d, Adder2d, Adder3d, AdderTranspose2d, adder_parameters, convert
 
 X = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
@@ -99,6 +99,28 @@ def test_geometry_is_kept(options):
     assert converted(x).shape == conv(x).shape
 
 
+@pytest.mark.parametrize(
+    ("conv", "kind", "size"),
+    [
+        (nn.Conv1d(4, 8, 3, padding="same", groups=2, bias=False), Adder1d, (9,)),
+        (nn.Conv1d(4, 8, 4, stride=3, padding=2, padding_mode="reflect"), Adder1d, (9,)),
+        (nn.Conv3d(4, 8, (1, 3, 2), stride=(1, 2, 1), padding=(0, 1, 1)), Adder3d, (3, 6, 5)),
+        (nn.ConvTranspose2d(4, 8, 4, stride=2, padding=1, groups=2), AdderTranspose2d, (5, 4)),
+        (nn.ConvTranspose2d(4, 8, 2, stride=(2, 3), output_padding=(1, 2), bias=False), AdderTranspose2d, (5, 4)),
+    ],
+    ids=str,
+)
+def test_other_dimensions_and_transposed_convolutions(conv, kind, size):
+    stem = nn.ModuleList([nn.Conv2d(3, 4, 1), conv, nn.Linear(1, 1)])  # never run as a whole
+    converted = convert(stem)[1]  # type: ignore[index]
+    assert type(converted) is kind
+    x = torch.randn(2, 4, *size)
+    assert converted(x).shape == conv(x).shape
+    for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
+        assert getattr(converted, name) == getattr(conv, name)
+    assert converted.state_dict().keys() == conv.state_dict().keys()
+
+
 def test_device_dtype_layout_flags_are_kept():
     conv = nn.Conv2d(4, 8, 3, dtype=torch.bfloat16).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     conv.weight.requires_grad_(False)
@@ -129,10 +151,9 @@ def test_the_run_decides_what_is_first_and_last():
 
 
 def test_without_a_run_a_wrong_order_of_registration_is_suspected():
-    with pytest.warns(
-        UserWarning, match="head is registered first .* but stem reads fewer channels: give an `example`"
-    ):
+    with pytest.warns(UserWarning, match="head is registered first .* stem reads fewer channels: give an") as caught:
         assert adders(convert(Backwards())) == ["late"]  # stem passes for the classifier
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_ends_can_be_converted_too():

@@ -222,8 +222,12 @@ def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch):
         ({}, "must hold a state dict, but holds an empty dict"),
         ([1], "but holds a list"),
         (None, "but holds a NoneType"),
-        ({"state_dict": {"a.adder": 3, "b.adder": torch.zeros(1)}}, "must hold tensors only, but has 'a.adder': a int"),
+        (
+            {"state_dict": {"a.adder": 3, "b.adder": torch.zeros(1)}},
+            "must hold named tensors only, but has 'a.adder': a int",
+        ),
         ({"epoch": 3, "weights": {}}, "tensors only, but has 'epoch': a int, 'weights': an empty dict"),
+        ({0: torch.zeros(1)}, "named tensors only, but has 0: a Tensor"),
     ],
 )
 def test_other_contents_are_described(content, message, tmp_path):

@@ -14,11 +14,18 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
+from adderkit.nn.base import AdderLayer
 from adderkit.nn.first_use import WHY
-from adderkit.nn.layers import Adder2d, AdderLayer
+from adderkit.nn.layers import Adder1d, Adder2d, Adder3d
 from adderkit.nn.normalisation import evaluation, is_normalisation, unnormalised
+from adderkit.nn.transpose import AdderTranspose2d
 
-ADDER_LAYERS: dict[type[nn.Module], type[AdderLayer]] = {nn.Conv2d: Adder2d}
+ADDER_LAYERS: dict[type[nn.Module], type[AdderLayer]] = {
+    nn.Conv1d: Adder1d,
+    nn.Conv2d: Adder2d,
+    nn.Conv3d: Adder3d,
+    nn.ConvTranspose2d: AdderTranspose2d,
+}
 """The adder layer of each convolution; it takes the same arguments."""
 
 Skip = str | Iterable[str] | Callable[[str, nn.Module], object]
@@ -116,8 +123,10 @@ def _is_quantised(module: nn.Module) -> bool:
 
 
 def _skipped(skip: Skip, paths: dict[nn.Module, list[str]], convolutions: list[nn.Module]) -> set[nn.Module]:
-    if callable(skip) and not isinstance(skip, str):
+    if callable(skip):
         return {module for module in convolutions if any(skip(path, module) for path in paths[module])}
+    if not isinstance(skip, Iterable):
+        raise ValueError(f"`skip` (={skip!r}) must be module paths, or a function (path, module) -> bool")
     patterns = [skip] if isinstance(skip, str) else list(skip)
     known = [path for found in paths.values() for path in found if path]
     for pattern in patterns:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adderkit.nn.layers import AdderLayer
+from adderkit.nn.base import AdderLayer
 
 _WRAPPERS = ("state_dict", "model", "net")
 _PARALLEL = "module."
@@ -86,9 +86,10 @@ def _tensors(content: Any, name: str) -> dict[str, Tensor]:
         content = content[wrapped[0]] if wrapped else content
     if not isinstance(content, Mapping) or not content:
         raise ValueError(f"`checkpoint` (={name}) must hold a state dict, but holds {_describe(content)}")
-    strange = [f"{key!r}: {_describe(value)}" for key, value in content.items() if not isinstance(value, Tensor)]
+    is_named_tensor = {key: isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()}
+    strange = [f"{key!r}: {_describe(content[key])}" for key, is_right in is_named_tensor.items() if not is_right]
     if strange:
-        raise ValueError(f"`checkpoint` (={name}) must hold tensors only, but has {', '.join(strange)}")
+        raise ValueError(f"`checkpoint` (={name}) must hold named tensors only, but has {', '.join(strange)}")
     is_parallel = all(key.startswith(_PARALLEL) for key in content)
     return {key.removeprefix(_PARALLEL) if is_parallel else key: value for key, value in content.items()}
 
