@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch._dynamo.testing
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -196,7 +197,8 @@ def test_the_first_step_warns_where_no_normalisation_follows(kind, consumer):
     x = draw(0, 2, *KINDS[kind].shape)
     follower: nn.Module = nn.ReLU()
     if consumer == "adder":  # of another class than the layer
-        size = layer(x).shape
+        with torch.no_grad():
+            size = layer(x).shape
         follower = AdderLinear(size[-1], 2) if kind != "linear" else Adder1d(1, 2, 1)
         x = x if kind != "linear" else x[:, None]
     with pytest.warns(UserWarning, match="directly; outputs of adder layers"):
@@ -293,8 +295,9 @@ def test_one_graph_compiles_and_trains(is_dynamic):
         assert ours.grad is not None, name
         torch.testing.assert_close(ours.grad, theirs.grad)
     if is_dynamic:
+        before = counter.frame_count
         compiled(draw(2, 6, 3, 8, 8))
-        assert counter.frame_count == 1
+        assert counter.frame_count == before  # no second compilation
 
 
 @pytest.fixture
@@ -333,9 +336,7 @@ def test_repr_names_what_differs_from_the_defaults():
     assert repr(Adder1d(3, 8, 3, padding="same")) == "Adder1d(3, 8, kernel_size=(3,), stride=(1,), padding='same')"
     assert repr(Adder3d(3, 8, 3)) == "Adder3d(3, 8, kernel_size=(3, 3, 3), stride=(1, 1, 1))"
     text = repr(AdderTranspose2d(4, 8, 4, 2, 1, groups=2, bias=True))
-    assert text == (
-        "AdderTranspose2d(4, 8, kernel_size=(4, 4), stride=(2, 2), padding=(1, 1), groups=2, bias=True)"
-    )
+    assert text == ("AdderTranspose2d(4, 8, kernel_size=(4, 4), stride=(2, 2), padding=(1, 1), groups=2, bias=True)")
 
 
 INVALID: list[tuple[Callable[[], Any], str]] = [

@@ -133,9 +133,7 @@ def test_memory_orders(path, kind, layout):
     base = Case(2, 5, (6, 7), 18, (3, 4), (2, 1), (1, 2), (1, 2), 1)
     case = {
         "1d": base._replace(size=(17,), kernel=(4,), stride=(2,), padding=(1,), dilation=(2,)),
-        "3d": base._replace(
-            size=(4, 5, 6), kernel=(3, 2, 3), stride=(1, 2, 1), padding=(1, 1, 2), dilation=(2, 1, 1)
-        ),
+        "3d": base._replace(size=(4, 5, 6), kernel=(3, 2, 3), stride=(1, 2, 1), padding=(1, 1, 2), dilation=(2, 1, 1)),
         "transpose": base._replace(output_padding=(1, 0)),
     }[kind]
     x, f, g, expected = draw(case)
@@ -154,9 +152,7 @@ def test_transposed_geometries(stride, padding, kernel, dilation):
     size = 5
     padding = min(padding, ((size - 1) * stride + dilation * (kernel - 1)) // 2)
     for extra in range(max(stride, dilation)):
-        case = Case(
-            2, 3, (size, size - 2), 4, (kernel, 2), (stride, 1), (padding, 0), (dilation, 2), 1, (extra, 1)
-        )
+        case = Case(2, 3, (size, size - 2), 4, (kernel, 2), (stride, 1), (padding, 0), (dilation, 2), 1, (extra, 1))
         check(case, *draw(case))
 
 

@@ -222,6 +222,6 @@ def _check_padding(padding: int | Sequence[int] | str, stride: tuple[int, ...]) 
     if padding not in ("valid", "same"):
         raise ValueError(f"`padding` (={padding!r}) must be integers, 'valid' or 'same'")
     if padding == "same" and any(step != 1 for step in stride):
-        shown = stride if len(stride) > 1 else stride[0]
+        shown = stride if stride[1:] else stride[0]
         raise ValueError(f"`stride` (={shown}) must be 1 where `padding` is 'same'")
     return padding

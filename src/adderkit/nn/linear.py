@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -55,7 +57,7 @@ class AdderLinear(AdderLayer):
             )
         # One image whose positions are the vectors, so that kernels can tile over them (no image where there is no
         # vector); its channels_last view needs no copy.
-        vectors = input.shape[:-1].numel()
+        vectors = math.prod(input.shape[:-1])  # `numel()` would fix a symbolic size
         image = input.reshape(min(vectors, 1), max(vectors, 1), 1, self.in_features).permute(0, 3, 1, 2)
         output = adder2d(image, self.weight[:, :, None, None], self.bias)
         output = output.permute(0, 2, 3, 1).reshape(*input.shape[:-1], self.out_features)

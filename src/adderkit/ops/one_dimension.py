@@ -45,7 +45,9 @@ def adder1d(
     """
     strides, dilations = numbers("stride", stride, 1, 1), numbers("dilation", dilation, 1, 1)
     is_unbatched = input.dim() == 2
-    batch, paddings = resolve_padding(input.unsqueeze(0) if is_unbatched else input, weight, padding, strides, dilations)
+    batch, paddings = resolve_padding(
+        input.unsqueeze(0) if is_unbatched else input, weight, padding, strides, dilations
+    )
     check_dims(1, batch, weight, "C_out, C_in / groups")
     check_adder(1, batch, weight, strides, paddings, dilations, groups)
     geometry = (1, *strides), (0, *paddings), (1, *dilations), groups

@@ -60,7 +60,9 @@ def adder2d(
     """
     strides, dilations = pair("stride", stride, 1), pair("dilation", dilation, 1)
     is_unbatched = input.dim() == 3
-    batch, paddings = resolve_padding(input.unsqueeze(0) if is_unbatched else input, weight, padding, strides, dilations)
+    batch, paddings = resolve_padding(
+        input.unsqueeze(0) if is_unbatched else input, weight, padding, strides, dilations
+    )
     output = torch.ops.adderkit.adder2d.default(batch, weight, strides, paddings, dilations, groups)
     output = add_bias(output, bias)
     return output.squeeze(0) if is_unbatched else output

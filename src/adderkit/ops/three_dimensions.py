@@ -51,7 +51,9 @@ def adder3d(
     """
     strides, dilations = numbers("stride", stride, 3, 1), numbers("dilation", dilation, 3, 1)
     is_unbatched = input.dim() == 4
-    batch, paddings = resolve_padding(input.unsqueeze(0) if is_unbatched else input, weight, padding, strides, dilations)
+    batch, paddings = resolve_padding(
+        input.unsqueeze(0) if is_unbatched else input, weight, padding, strides, dilations
+    )
     output = torch.ops.adderkit.adder3d.default(batch, weight, strides, paddings, dilations, groups)
     output = add_bias(output, bias)
     return output.squeeze(0) if is_unbatched else output
@@ -120,9 +122,7 @@ def _chunks(input: Tensor, weight: Tensor, output: Tensor) -> Iterator[_Chunk]:
     depths = min(depth, max(1, CHUNK // window))
     for first in range(0, input.shape[0], images):
         for start in range(0, depth, depths):
-            yield _Chunk(
-                slice(first, min(first + images, input.shape[0])), slice(start, min(start + depths, depth))
-            )
+            yield _Chunk(slice(first, min(first + images, input.shape[0])), slice(start, min(start + depths, depth)))
 
 
 def _taps(input: Tensor, weight: Tensor, chunk: _Chunk, geometry: tuple[Any, ...]) -> Iterator[_Tap]:
