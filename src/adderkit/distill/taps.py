@@ -7,7 +7,7 @@ from types import TracebackType
 
 from torch import Tensor, nn
 
-from adderkit.nn import Adder2d
+from adderkit.nn import Adder2d, AdderTranspose2d
 
 
 class Taps:
@@ -67,9 +67,8 @@ class Taps:
 def operator_paths(model: nn.Module) -> tuple[str, ...]:
     """Paths of the convolutions and adder layers that twins differ in: all but the model's stem and classifier."""
     fixed = {getattr(model, "stem_path", None), getattr(model, "classifier_path", None)}
-    return tuple(
-        path for path, module in model.named_modules() if isinstance(module, (Adder2d, nn.Conv2d)) and path not in fixed
-    )
+    operators = (Adder2d, AdderTranspose2d, nn.Conv2d, nn.ConvTranspose2d)
+    return tuple(path for path, module in model.named_modules() if isinstance(module, operators) and path not in fixed)
 
 
 def stage_paths(model: nn.Module) -> tuple[str, ...]:

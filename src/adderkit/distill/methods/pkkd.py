@@ -15,7 +15,7 @@ from adderkit.distill.kernels import RunningScale, adder_kernel, convolution_ker
 from adderkit.distill.method import Batch, Method, TapPairs, TeacherNeed
 from adderkit.distill.methods import register
 from adderkit.distill.taps import operator_paths, stage_paths
-from adderkit.nn import Adder2d
+from adderkit.nn import AdderLayer
 from adderkit.options import Options
 
 # Exponent's sign for (adder student, convolution): which of the two kernels rises with the raw output.
@@ -127,7 +127,7 @@ class PKKD(Method):
                     f"`pkkd.taps`: `{path}` gives the student {tuple(output.shape[2:])} pixels, its pair in the"
                     f" teacher {tuple(target.shape[2:])}: only maps of one size can be compared"
                 )
-            is_adder = isinstance(modules[path], Adder2d)
+            is_adder = isinstance(modules[path], AdderLayer)
             width = self.options.sigma_a if is_adder else self.options.sigma_c
             branch = _Branch(self.options, width, is_adder, device)
             branch.rho = nn.Conv2d(output.shape[1], target.shape[1], 1, device=device)
