@@ -25,9 +25,10 @@ struct Avx2 {
   static Vec set_factor(float value) { return set(value); }
 
   static Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
-  static Vec subtract(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
   static Vec multiply_add(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
-  static Vec multiply_subtract(Vec a, Vec b, Vec c) { return _mm256_fmsub_ps(a, b, c); }
+  // The clamp's minimum and maximum fill two of Zen's four pipes; this and the sum's multiply-add the other
+  // two.
+  static Vec difference(Vec f, Vec x, Vec one, int) { return _mm256_fmsub_ps(f, one, x); }
   static Vec minus_twice_max(Vec a, Vec b, Vec total) {
     return _mm256_fmadd_ps(_mm256_max_ps(a, b), _mm256_set1_ps(-2.0f), total);
   }

@@ -33,9 +33,12 @@ struct Avx512 {
   static Vec set_factor(float value) { return _mm512_set1_ps(value); }
 
   static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
-  static Vec subtract(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
   static Vec multiply_add(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
-  static Vec multiply_subtract(Vec a, Vec b, Vec c) { return _mm512_fmsub_ps(a, b, c); }
+  // Subtraction and clamp share two of Zen 4's four pipes; every other subtraction goes, as a fused
+  // multiply-add, to the other two: 1.5 instead of 2.0 cycles a vector.
+  static Vec difference(Vec f, Vec x, Vec one, int pixel) {
+    return pixel % 2 ? _mm512_fmsub_ps(f, one, x) : _mm512_sub_ps(f, x);
+  }
   static Vec minus_twice_max(Vec a, Vec b, Vec total) {
     return _mm512_fmadd_ps(_mm512_max_ps(a, b), _mm512_set1_ps(-2.0f), total);
   }

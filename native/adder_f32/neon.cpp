@@ -55,15 +55,15 @@ struct Neon {
   }
 
   static Vec add(Vec a, Vec b) { return {vaddq_f32(a.low, b.low), vaddq_f32(a.high, b.high)}; }
-  static Vec subtract(Vec a, Vec b) { return {vsubq_f32(a.low, b.low), vsubq_f32(a.high, b.high)}; }
   static Vec multiply_add(Vec a, Vec b, Vec c) {
     return {vfmaq_f32(c.low, a.low, b.low), vfmaq_f32(c.high, a.high, b.high)};
   }
   static Vec multiply_add(Vec a, float b, Vec c) {
     return {vfmaq_n_f32(c.low, a.low, b), vfmaq_n_f32(c.high, a.high, b)};
   }
-  // The factor is 1 and all vector pipes are alike: no reason for a multiply-add.
-  static Vec multiply_subtract(Vec a, Vec, Vec c) { return subtract(a, c); }
+  static Vec difference(Vec f, Vec x, Vec, int) {
+    return {vsubq_f32(f.low, x.low), vsubq_f32(f.high, x.high)};
+  }
   // fmax and not fmaxnm, though either would do: a NaN or an infinity of x or f is also in the sums that the
   // result starts from, so the result is not finite whichever operand a maximum returns.
   static Vec minus_twice_max(Vec a, Vec b, Vec total) {
@@ -76,7 +76,7 @@ struct Neon {
     return {vminq_f32(zero, v.low), vminq_f32(zero, v.high)};
   }
 
-  static Vec hidden_one() { return set(1.0f); }  // nothing to hide: multiply_subtract() does not use it
+  static Vec hidden_one() { return set(1.0f); }  // nothing to hide: no multiply-add by it
   static float32x4_t clamp_to_one(float32x4_t v, float32x4_t one) {
     return vmaxq_f32(vminq_f32(v, one), vnegq_f32(one));
   }

@@ -40,8 +40,8 @@ struct Portable {
   static Vec add(const Vec& a, const Vec& b) {
     return each([&](int i) { return a.v[i] + b.v[i]; });
   }
-  static Vec subtract(const Vec& a, const Vec& b) {
-    return each([&](int i) { return a.v[i] - b.v[i]; });
+  static Vec difference(const Vec& f, const Vec& x, const Vec&, int) {
+    return each([&](int i) { return f.v[i] - x.v[i]; });
   }
   // Fused where the baseline has such an instruction (elsewhere the function would be a slow emulation): said
   // outright, since what compilers fuse by themselves differs from loop to loop.
@@ -52,7 +52,6 @@ struct Portable {
     return each([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
 #endif
   }
-  static Vec multiply_subtract(const Vec& a, const Vec&, const Vec& c) { return subtract(a, c); }  // factor 1
   static Vec minus_twice_max(const Vec& a, const Vec& b, const Vec& total) {
     return each([&](int i) { return total.v[i] - 2.0f * (a.v[i] > b.v[i] ? a.v[i] : b.v[i]); });
   }

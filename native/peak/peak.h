@@ -40,8 +40,7 @@ struct Peak {
     const Vec one = Isa::hidden_one();
     const auto g = Isa::set_factor(values[0]);
     return loop<grad_sums>(rounds, values, [&](const Vec& f, const Vec& x, int i, const Vec& sum) {
-      const Vec d = i % 2 ? Isa::multiply_subtract(f, one, x) : Isa::subtract(f, x);  // as input_grad.h
-      return Isa::multiply_add(Isa::clamp_to_one(d, one), g, sum);
+      return Isa::multiply_add(Isa::clamp_to_one(Isa::difference(f, x, one, i), one), g, sum);
     });
   }
 
