@@ -1,7 +1,10 @@
 // Tests the library alone: every instruction set that runs here against the definitions in double precision.
 //
 //   adder_f32_test [first seed] [layers]
+#include <unistd.h>
+
 #include <cmath>
+#include <csignal>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -56,6 +59,18 @@ bool is_fused(const char* isa) {
 #endif
 }
 
+// Touching the pages around a tensor ends the process; this says before that which layer did so.
+char at_work[512] = "the tests of the interface";
+
+void say_where(int signal) {
+  const char text[] = "memory outside a tensor was touched, in ";
+  if (write(2, text, sizeof text - 1) < 0 || write(2, at_work, std::strlen(at_work)) < 0 ||
+      write(2, "\n", 1) < 0)
+    _exit(1);
+  std::signal(signal, SIG_DFL);
+  std::raise(signal);
+}
+
 void test_layer(uint64_t seed, Layer& layer, double bound, double* worst) {
   const std::vector<Expected> output = layer.expected_output(), gradient = layer.expected_gradient();
   const std::vector<float> before[] = {layer.input->values(), layer.weight->values(),
@@ -66,6 +81,7 @@ void test_layer(uint64_t seed, Layer& layer, double bound, double* worst) {
     if (adderkit_isa_reason(isa)[0] != '\0') continue;
     expect(adderkit_isa_force(name) == ADDERKIT_OK, "%s: %s", name, adderkit_error());
     const std::string where = "seed " + std::to_string(seed) + ", " + name + ", " + layer.description();
+    std::snprintf(at_work, sizeof at_work, "%s", where.c_str());
 
     expect(layer.forward(1) == ADDERKIT_OK, "%s: %s", where.c_str(), adderkit_error());
     const std::vector<float> y = layer.output->values();
@@ -112,6 +128,8 @@ void expect(bool is_right, const char* format, ...) {
 }
 
 int main(int count, char** arguments) {
+  std::signal(SIGSEGV, say_where);
+  std::signal(SIGBUS, say_where);
   const uint64_t first = count > 1 ? std::strtoull(arguments[1], nullptr, 10) : 1;
   const uint64_t layers = count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 300;
   std::printf("paths:");
