@@ -13,17 +13,13 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 def empty_output(input: Tensor, weight: Tensor, shape: Sequence[int]) -> Tensor:
     """An output of `shape`, like `input`: channels_last where the input or the filters are, as `conv2d`."""
     is_last = is_channels_last(input) or is_channels_last(weight)
-    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format(input, is_last))
+    memory_format = _CHANNELS_LAST[input.dim()] if is_last else torch.contiguous_format
+    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format)
 
 
 def empty_input_grad(input: Tensor) -> Tensor:
     """A dense gradient in the input's memory format."""
     return empty_output(input, input, input.shape)
-
-
-def memory_format(tensor: Tensor, is_last: bool) -> torch.memory_format:
-    """The format for as many dimensions as `tensor` has."""
-    return _CHANNELS_LAST[tensor.dim()] if is_last else torch.contiguous_format
 
 
 def is_channels_last(tensor: Tensor) -> bool:

@@ -23,7 +23,7 @@ def adder1d(
     """Adder convolution along one dimension: the signature of `torch.nn.functional.conv1d`, the sums of `adder2d`.
 
     Input and filters are seen as images of one row, which copies nothing. A transposed (N, L, C_in) sequence stays in
-    that order, and so does its output.
+    that order, and so does its output. Under autocast it computes in float32 and returns that.
 
     Shape: input (N, C_in, L) or (C_in, L), weight (C_out, C_in / groups, K), bias (C_out,); output (N, C_out, L_out)
         or (C_out, L_out).

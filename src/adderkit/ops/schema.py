@@ -39,7 +39,7 @@ def adder2d(
 
     Its gradients are surrogates, not derivatives: dL/df = sum g (x - f), dL/dx = sum g clamp(f - x, -1, 1).
     A padded tap is x = 0 and contributes |f|. The output is channels_last where the input or the filters are.
-    Under autocast it computes in float32.
+    Under autocast it computes in float32 and returns that: near -556 bfloat16 has steps of 4.
 
     Shape: input (N, C_in, H, W) or (C_in, H, W), weight (C_out, C_in / groups, K_h, K_w), bias (C_out,);
         output (N, C_out, H_out, W_out) or (C_out, H_out, W_out).

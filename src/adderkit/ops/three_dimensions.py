@@ -29,7 +29,8 @@ def adder3d(
     """Adder convolution of volumes: the signature of `torch.nn.functional.conv3d`, the sums of `adder2d`.
 
     Each output frame is an `adder2d` over the K_d input frames below it, as if they were channels; they are copied
-    side by side, a few MiB at a time. The output is channels_last_3d where the input or the filters are.
+    side by side, 8 MiB at a time or one output frame's. The output is channels_last_3d where the input or the filters
+    are. Under autocast it computes in float32 and returns that.
 
     Shape: input (N, C_in, D, H, W) or (C_in, D, H, W), weight (C_out, C_in / groups, K_d, K_h, K_w), bias (C_out,);
         output (N, C_out, D_out, H_out, W_out) or (C_out, D_out, H_out, W_out).

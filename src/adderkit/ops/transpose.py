@@ -31,10 +31,10 @@ def adder_transpose2d(
     insert zeros between the inputs and around them, because 0 * f adds nothing; here |0 - f| would add an offset
     that differs from output to output. So, unlike in `adder2d`, the border adds nothing, and outputs that no tap
     reaches are 0 (plus bias). Neighbouring outputs see different numbers of taps where the kernel size is no
-    multiple of the stride; with a multiple, as 4 over 2, all outputs but the border's see equally many.
+    multiple of the stride; with a multiple, as 4 over 2, and dilation 1 all but the border's see equally many.
 
     Its gradients are the same surrogates as `adder2d`'s, over the same taps. The output is channels_last where the
-    input or the filters are. Under autocast it computes in float32.
+    input or the filters are. Under autocast it computes in float32 and returns that.
 
     Shape: input (N, C_in, H, W) or (C_in, H, W), weight (C_in, C_out / groups, K_h, K_w), bias (C_out,);
         output (N, C_out, H_out, W_out) or (C_out, H_out, W_out), where
