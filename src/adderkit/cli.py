@@ -164,7 +164,7 @@ def _import(arguments: list[str]) -> int:
 
 
 def _bench(arguments: list[str]) -> int:
-    """Measure speed: `bench ops` times layers against convolutions."""
+    """Measure speed against convolutions: `bench ops` times layers, `bench train` a training step."""
     from adderkit import cli_bench
 
     return cli_bench.run(arguments)

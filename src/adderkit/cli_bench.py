@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from adderkit import bench
+from adderkit import bench, native
 from adderkit.bench import record, tables
 from adderkit.cli_options import parse, values
 
@@ -37,13 +37,35 @@ def run(arguments: list[str]) -> int:
 
 def _ops(arguments: list[str]) -> int:
     """Verify adder layers against float64, then time them against convolutions and older formulations."""
-    given = parse("adderkit bench ops", _ops.__doc__ or "", bench.OpsOptions(), _FILES, arguments)
+    given = parse("adderkit bench ops", _ops.__doc__ or "", bench.OpsOptions(), [*_FILES, _FIGURE], arguments)
     options = bench.OpsOptions(**values(given, bench.OpsOptions))
-    record.check_writable(json=given.json, csv=given.csv)
+    record.check_writable(json=given.json, csv=given.csv, figure=given.figure)
+    if given.figure is not None:
+        _check_figure(given.figure, options)
     report = bench.measure_ops(options, _note)
     _print(report, tables.ops_tables(report))
     _write(report, given.json, given.csv)
+    if given.figure is not None:
+        bench.draw_roofline(report, given.figure)
     return 0
+
+
+def _train(arguments: list[str]) -> int:
+    """Time a training step of an adder network against its CNN twin's, and compare their peak memory."""
+    given = parse("adderkit bench train", _train.__doc__ or "", bench.TrainOptions(), _FILES, arguments)
+    options = bench.TrainOptions(**values(given, bench.TrainOptions))
+    record.check_writable(json=given.json, csv=given.csv)
+    report = bench.measure_train(options, _note)
+    _print(report, tables.train_tables(report))
+    _write(report, given.json, given.csv)
+    return 0
+
+
+def _check_figure(path: Path, options: bench.OpsOptions) -> None:
+    if not {"forward", "input_gradient"} & set(options.passes):
+        raise ValueError(f"`figure` (={path}) needs `forward` or `input_gradient` among `passes`")
+    if native.library() is None:
+        raise ValueError(f"`figure` (={path}) needs the native library's peak test: {native.reason()}")
 
 
 def _file(what: str) -> Any:
@@ -54,6 +76,7 @@ _FILES = [
     ("json", _file("write the whole report"), None),
     ("csv", _file("write a line per figure"), None),
 ]
+_FIGURE = ("figure", _file("draw the layers against the machine's limits, as PNG"), None)
 
 
 def _note(line: str) -> None:
@@ -76,4 +99,4 @@ def _write(report: dict[str, Any], json: Path | None, csv: Path | None) -> None:
         record.write_csv(csv, report["rows"], report["machine"])
 
 
-_COMMANDS: dict[str, Callable[[list[str]], int]] = {"ops": _ops}
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {"ops": _ops, "train": _train}

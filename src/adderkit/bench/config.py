@@ -36,9 +36,7 @@ class TrainOptions(Options):
     """Time a training step of an adder network against its CNN twin's, and compare their peak memory."""
 
     network: str = "resnet20"
-    """the network, built as adder network and as CNN"""
-    image_size: int = Field(default=32, ge=1)
-    """height and width of the images"""
+    """the network, for 32x32 images, built as adder network and as CNN"""
     batch: int = Field(default=128, ge=1)
     """images of a step"""
     threads: int | None = Field(default=None, ge=1)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from adderkit.bench import formulations, record, verify
 from adderkit.bench.config import OpsOptions, Pass
+from adderkit.bench.limits import measure_limits
 from adderkit.bench.shapes import Layer, select
 from adderkit.bench.timing import spread, take_turns, thread_count
 from adderkit.ops import adder2d
@@ -34,6 +35,7 @@ class Row(NamedTuple):
     p10_s: float
     p90_s: float
     operations_per_s: float
+    operations_per_byte: float | None
     over: str
     ratio: float
     ratio_p10: float
@@ -59,7 +61,8 @@ def measure_ops(options: OpsOptions, note: Callable[[str], None]) -> dict[str, A
         note: called with a sentence after each layer.
 
     Returns:
-        The report: `machine`, `settings`, `rows` (`Row`), `errors`, `offsets`, `summary`; plain values alone.
+        The report: `machine`, `settings`, `limits` (`Limits`, or None without a native library), `rows` (`Row`),
+        `errors`, `offsets`, `summary`; plain values alone.
 
     Raises:
         ValueError: where no layer is called what `only` says.
@@ -70,6 +73,7 @@ def measure_ops(options: OpsOptions, note: Callable[[str], None]) -> dict[str, A
     errors: list[dict[str, Any]] = []
     with thread_count(options.threads) as threads:
         machine = record.machine(threads)
+        limits = measure_limits(threads)
         offsets = _offset_errors()
         for layer in layers:
             torch.manual_seed(0)
@@ -87,6 +91,7 @@ def measure_ops(options: OpsOptions, note: Callable[[str], None]) -> dict[str, A
         "bench": "ops",
         "machine": machine,
         "settings": options.model_dump(),
+        "limits": None if limits is None else limits._asdict(),
         "rows": [row._asdict() for row in rows],
         "errors": errors,
         "offsets": offsets,
@@ -209,6 +214,9 @@ def _row(
         p10_s=own.p10,
         p90_s=own.p90,
         operations_per_s=operations / own.median,
+        operations_per_byte=None
+        if name == "forward+backward"
+        else layer.operations_per_byte(images[contestant], name == "input_gradient"),
         over=over,
         ratio=own.median / spread(seconds[over]).median * factor,
         ratio_p10=by_round.p10,

@@ -38,6 +38,15 @@ class Layer(NamedTuple):
         """Adder operations, or multiply-accumulates of the convolution, that one image's forward pass takes."""
         return self.out_channels * self.out_size**2 * self.in_channels * self.kernel**2
 
+    def operations_per_byte(self, batch: int, is_input_gradient: bool) -> float:
+        """Operations for each byte that must move: each tensor of a call read or written once, in float32."""
+        pixels = self.size**2 if self.kernel >= self.stride else self.out_size**2  # that any filter sees
+        floats = batch * (self.in_channels * pixels + self.out_channels * self.out_size**2)
+        floats += self.out_channels * self.in_channels * self.kernel**2
+        if is_input_gradient:
+            floats += batch * self.in_channels * self.size**2  # written, while the image is read
+        return batch * self.operations / (4 * floats)
+
 
 def select(shapes: str, only: str) -> list[Layer]:
     """The layers of `resnet20`, `resnet50` or `all`.

@@ -17,7 +17,36 @@ def ops_tables(report: Report) -> list[Table]:
     tables = [_layers(report), _summary(report)]
     if report["settings"]["rivals"]:
         tables.append(_rivals(report))
-    return [*tables, _offsets(report)]
+    tables.append(_offsets(report))
+    return [*tables, _limits(report)] if report["limits"] is not None else tables
+
+
+def train_tables(report: Report) -> list[Table]:
+    """Both networks, quiet and busy, and the ratios."""
+    settings = report["settings"]
+    title = f"a training step of {settings['network']}, batch {settings['batch']}, medians of {settings['steps']} steps"
+    columns = ["milliseconds (10-90 %)", "time / conv's (10-90 %)", "peak MiB"]
+    table = _table(title, "network", columns)
+    for row in report["rows"]:
+        times = f"{1e3 * row['median_s']:.1f} ({1e3 * row['p10_s']:.1f}-{1e3 * row['p90_s']:.1f})"
+        ratios = f"{row['ratio']:.2f} ({row['ratio_p10']:.2f}-{row['ratio_p90']:.2f})"
+        peak = "not measured" if row["peak_mib"] is None else f"{row['peak_mib']:.0f}"
+        name = row["layer"] + (", one core busy" if row["condition"] == "busy" else "")
+        table.add_row(name, times, ratios, peak)
+    summary = _table("adder / conv", "what", ["ratio"])
+    for key, what in _TRAIN_SUMMARY.items():
+        if report["summary"][key] is not None:
+            summary.add_row(what, f"{report['summary'][key]:.3f}")
+    return [table, summary]
+
+
+_TRAIN_SUMMARY = {
+    "time_ratio": "time of a step",
+    "busy_time_ratio": "time of a step, one core busy",
+    "memory_ratio": "peak memory",
+    "adder_busy_slowdown": "adder: busy / quiet",
+    "conv_busy_slowdown": "conv: busy / quiet",
+}
 
 
 def _table(title: str, first: str, columns: Sequence[str]) -> Table:
@@ -85,4 +114,16 @@ def _offsets(report: Report) -> Table:
     table = _table(title, "common offset of x and f", ["error"])
     for row in report["offsets"]:
         table.add_row(f"{row['offset']:g}", f"{row['error']:.1e}")
+    return table
+
+
+def _limits(report: Report) -> Table:
+    table = _table("limits of this machine, measured", "what", ["a second"])
+    for key, what in (
+        ("multiply_add", "multiply-add: an operation of conv2d"),
+        ("adder", "max and multiply-add: one of adder2d"),
+        ("adder_input_gradient", "subtract, clamp, multiply-add: one of its input gradient"),
+    ):
+        table.add_row(what, f"{report['limits'][key] * 1e-9:.1f} G")
+    table.add_row("memory, copied (read and written)", f"{report['limits']['bytes_per_s'] * 1e-9:.1f} GB")
     return table
