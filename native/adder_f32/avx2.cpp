@@ -12,6 +12,7 @@ struct Avx2 {
   // Of 16 registers; the filter, the constants and temporaries need the rest.
   static constexpr int forward_pixels = 12;
   static constexpr int input_grad_pixels = 6;
+  static constexpr int depthwise_pixels = 8;
 
   static Vec zero() { return _mm256_setzero_ps(); }
   static Vec load(const float* p) { return _mm256_loadu_ps(p); }
@@ -31,6 +32,11 @@ struct Avx2 {
   static Vec difference(Vec f, Vec x, Vec one, int) { return _mm256_fmsub_ps(f, one, x); }
   static Vec minus_twice_max(Vec a, Vec b, Vec total) {
     return _mm256_fmadd_ps(_mm256_max_ps(a, b), _mm256_set1_ps(-2.0f), total);
+  }
+  // |x - f| off a sum; the last step as a multiply-add, which uses the other pipes than the first.
+  static Vec minus_distance(Vec total, Vec x, Vec f, Vec one) {
+    const Vec sign = _mm256_set1_ps(-0.0f);
+    return _mm256_fnmadd_ps(_mm256_andnot_ps(sign, _mm256_sub_ps(x, f)), one, total);
   }
   static Vec min_zero(Vec v) { return _mm256_min_ps(_mm256_setzero_ps(), v); }
 

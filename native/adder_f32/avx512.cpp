@@ -13,6 +13,7 @@ struct Avx512 {
   // gradient: each pixel needs two, its input and its sum.
   static constexpr int forward_pixels = 24;
   static constexpr int input_grad_pixels = 10;
+  static constexpr int depthwise_pixels = 8;
 
   static Vec zero() { return _mm512_setzero_ps(); }
   static Vec load(const float* p) { return _mm512_loadu_ps(p); }
@@ -41,6 +42,10 @@ struct Avx512 {
   }
   static Vec minus_twice_max(Vec a, Vec b, Vec total) {
     return _mm512_fmadd_ps(_mm512_max_ps(a, b), _mm512_set1_ps(-2.0f), total);
+  }
+  // |x - f| off a sum; the last step as a multiply-add, which uses the other pipes than the first.
+  static Vec minus_distance(Vec total, Vec x, Vec f, Vec one) {
+    return _mm512_fnmadd_ps(_mm512_abs_ps(_mm512_sub_ps(x, f)), one, total);
   }
   static Vec min_zero(Vec v) { return _mm512_min_ps(_mm512_setzero_ps(), v); }
 

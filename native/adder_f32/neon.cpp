@@ -18,6 +18,7 @@ struct Neon {
   // and differences.
   static constexpr int forward_pixels = 12;
   static constexpr int input_grad_pixels = 6;
+  static constexpr int depthwise_pixels = 8;
 
   static Vec zero() { return set(0.0f); }
   static Vec set(float value) { return {vdupq_n_f32(value), vdupq_n_f32(value)}; }
@@ -70,6 +71,9 @@ struct Neon {
     const float32x4_t factor = vdupq_n_f32(-2.0f);
     return {vfmaq_f32(total.low, vmaxq_f32(a.low, b.low), factor),
             vfmaq_f32(total.high, vmaxq_f32(a.high, b.high), factor)};
+  }
+  static Vec minus_distance(Vec total, Vec x, Vec f, Vec) {
+    return {vsubq_f32(total.low, vabdq_f32(x.low, f.low)), vsubq_f32(total.high, vabdq_f32(x.high, f.high))};
   }
   static Vec min_zero(Vec v) {
     const float32x4_t zero = vdupq_n_f32(0.0f);

@@ -25,9 +25,10 @@ struct ForwardPlan {
   float* output;
   int64_t out_height, out_width;
   int64_t group_channels, group_filters;  // input channels and filters of one group
-  int64_t blocks;                         // vectors of filters in a group
-  float* packed;                          // [group][block][tap][channel][lane], minus offset
-  float* filter_sums;                     // [group][block][lane], of the packed values
+  int64_t parts;                          // groups; of a depthwise layer, sets of channels (depthwise.h)
+  int64_t blocks;                         // vectors of filters in a part
+  float* packed;                          // [part][block][tap][channel][lane], minus offset
+  float* filter_sums;                     // [part][block][lane], of the packed values
   float offset;                           // subtracted from input and weight alike; |x - f| does not change
   const Tap *row_taps, *column_taps;      // one per filter row, column
   const int64_t *row_phases, *column_phases;  // first padded row, column of each phase
@@ -56,8 +57,9 @@ struct InputGradPlan {
   const int64_t* grad_input_stride;
   int64_t out_height, out_width;
   int64_t group_channels, group_filters;
-  int64_t blocks;              // vectors of input channels in a group
-  float* packed;               // [group][block][tap][filter][lane]
+  int64_t parts;               // as above
+  int64_t blocks;              // vectors of input channels in a part
+  float* packed;               // [part][block][tap][filter][lane]
   const ClassTap* class_taps;  // sorted by class
   const int64_t* class_first;  // classes + 1 entries
   int64_t classes;
@@ -65,20 +67,28 @@ struct InputGradPlan {
   int64_t band_rows, bands, grad_rows;  // grad_rows: most rows of grad_output that a band reads
 };
 
-// The functions of one instruction set. Tasks of a pass are independent of one another.
+// The functions of a pass. Tasks are independent of one another.
+struct ForwardKernels {
+  // Packs one block of filters (task = part * blocks + block), not yet minus the offset.
+  WeightSums (*pack)(const ForwardPlan& plan, int64_t task);
+  // Subtracts the offset from a packed block and sums it again.
+  void (*shift)(const ForwardPlan& plan, int64_t task);
+  // Floats of scratch that a band needs, and one band (task = (image * parts + part) * bands + band).
+  int64_t (*scratch)(const ForwardPlan& plan);
+  void (*band)(const ForwardPlan& plan, int64_t task, float* scratch);
+};
+struct InputGradKernels {
+  // Packs one block of channels; false where it holds a value that is not finite.
+  bool (*pack)(const InputGradPlan& plan, int64_t task);
+  int64_t (*scratch)(const InputGradPlan& plan);
+  void (*band)(const InputGradPlan& plan, int64_t task, float* scratch);
+};
+
+// Those of one instruction set.
 struct AdderF32Kernels {
   int lanes;
-  // Packs one block of filters (task = group * blocks + block), not yet minus the offset.
-  WeightSums (*pack_forward)(const ForwardPlan& plan, int64_t task);
-  // Subtracts the offset from a packed block and sums it again.
-  void (*shift_packed)(const ForwardPlan& plan, int64_t task);
-  // Floats of scratch that forward_band needs, and one band (task = (image * groups + group) * bands + band).
-  int64_t (*forward_scratch)(const ForwardPlan& plan);
-  void (*forward_band)(const ForwardPlan& plan, int64_t task, float* scratch);
-  // Packs one block of channels; false where it holds a value that is not finite.
-  bool (*pack_input_grad)(const InputGradPlan& plan, int64_t task);
-  int64_t (*input_grad_scratch)(const InputGradPlan& plan);
-  void (*input_grad_band)(const InputGradPlan& plan, int64_t task, float* scratch);
+  ForwardKernels forward, depthwise_forward;
+  InputGradKernels input_grad, depthwise_input_grad;
   // The loop behind adderkit_peak(): returns the operations done in `rounds` rounds. ../peak/peak.h.
   int64_t (*peak)(int kind, int64_t rounds, float* values);
 };

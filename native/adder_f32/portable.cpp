@@ -8,6 +8,7 @@ struct Portable {
   static constexpr int lanes = 4;
   static constexpr int forward_pixels = 4;
   static constexpr int input_grad_pixels = 4;
+  static constexpr int depthwise_pixels = 4;
   struct Vec {
     float v[lanes];
   };
@@ -54,6 +55,9 @@ struct Portable {
   }
   static Vec minus_twice_max(const Vec& a, const Vec& b, const Vec& total) {
     return each([&](int i) { return total.v[i] - 2.0f * (a.v[i] > b.v[i] ? a.v[i] : b.v[i]); });
+  }
+  static Vec minus_distance(const Vec& total, const Vec& x, const Vec& f, const Vec&) {
+    return each([&](int i) { return total.v[i] - __builtin_fabsf(x.v[i] - f.v[i]); });
   }
   static Vec min_zero(const Vec& a) {
     return each([&](int i) { return a.v[i] > 0.0f ? 0.0f : a.v[i]; });

@@ -70,7 +70,7 @@ int threads_for(int64_t operations, int32_t threads) {
   return operations < parallel_operations ? 1 : thread_count(threads);
 }
 
-void choose_offset(ForwardPlan* plan, const AdderF32Kernels& kernels, const std::vector<WeightSums>& sums,
+void choose_offset(ForwardPlan* plan, const ForwardKernels& kernels, const std::vector<WeightSums>& sums,
                    int threads) {
   const Shape& s = plan->shape;
   WeightSums total{0, 0};
@@ -85,14 +85,33 @@ void choose_offset(ForwardPlan* plan, const AdderF32Kernels& kernels, const std:
   if (mean * mean <= offset_ratio * offset_ratio * variance) return;
   plan->offset = static_cast<float>(mean);
   parallel_for(static_cast<int64_t>(sums.size()), threads,
-               [&](int64_t task) { kernels.shift_packed(*plan, task); });
+               [&](int64_t task) { kernels.shift(*plan, task); });
 }
 
-int32_t forward(const AdderF32Kernels& kernels, ForwardPlan& plan, int32_t wanted_threads) {
+bool is_depthwise(const Shape& s) {
+  return s.groups == s.channels && s.groups == s.out_channels;
+}
+
+// Parts of a layer and the vectors of `lanes` filters (or input channels, `group_size` in a group) in each.
+void place_parts(const Shape& s, int64_t group_size, int64_t lanes, bool is_copied, int64_t* parts,
+                 int64_t* blocks) {
+  if (is_depthwise(s)) {
+    const int64_t vectors = (s.channels + lanes - 1) / lanes;
+    *parts = is_copied ? vectors : 1;
+    *blocks = is_copied ? 1 : vectors;
+  } else {
+    *parts = s.groups;
+    *blocks = (group_size + lanes - 1) / lanes;
+  }
+}
+
+int32_t forward(const AdderF32Kernels& isa, ForwardPlan& plan, int32_t wanted_threads) {
   const Shape& s = plan.shape;
+  const ForwardKernels& kernels = is_depthwise(s) ? isa.depthwise_forward : isa.forward;
   plan.group_channels = s.channels / s.groups;
   plan.group_filters = s.out_channels / s.groups;
-  plan.blocks = (plan.group_filters + kernels.lanes - 1) / kernels.lanes;
+  const bool is_copied = s.input_stride[1] != 1 || s.output_stride[1] != 1;
+  place_parts(s, plan.group_filters, isa.lanes, is_copied, &plan.parts, &plan.blocks);
   const int64_t taps = s.kernel_height * s.kernel_width;
   const int64_t operations =
       s.batch * s.out_channels * plan.out_height * plan.out_width * plan.group_channels * taps;
@@ -111,28 +130,29 @@ int32_t forward(const AdderF32Kernels& kernels, ForwardPlan& plan, int32_t wante
   plan.max_row_shift = row_taps.back().shift;
   plan.phase_columns = plan.out_width + column_taps.back().shift;
   plan.row_floats = plan.group_channels * plan.column_phase_count * plan.phase_columns;
-  plan.band_rows = rows_of_band(plan.out_height, s.batch * s.groups, plan.row_floats * plan.row_phase_count,
+  if (is_depthwise(s)) plan.row_floats = is_copied ? s.width * isa.lanes : 0;
+  plan.band_rows = rows_of_band(plan.out_height, s.batch * plan.parts, plan.row_floats * plan.row_phase_count,
                                 plan.max_row_shift, threads);
   plan.bands = (plan.out_height + plan.band_rows - 1) / plan.band_rows;
 
-  const int64_t all_blocks = s.groups * plan.blocks;
-  const int64_t packed = all_blocks * taps * plan.group_channels * kernels.lanes;
-  plan.packed = thread_scratch(Scratch::packed_weights, packed + all_blocks * kernels.lanes);
+  const int64_t all_blocks = plan.parts * plan.blocks;
+  const int64_t packed = all_blocks * taps * plan.group_channels * isa.lanes;
+  plan.packed = thread_scratch(Scratch::packed_weights, packed + all_blocks * isa.lanes);
   if (plan.packed == nullptr) return fail(ADDERKIT_OUT_OF_MEMORY, "no memory for the packed filters");
   plan.filter_sums = plan.packed + packed;
   plan.offset = 0.0f;
   std::vector<WeightSums> sums(all_blocks);
-  parallel_for(all_blocks, threads, [&](int64_t task) { sums[task] = kernels.pack_forward(plan, task); });
+  parallel_for(all_blocks, threads, [&](int64_t task) { sums[task] = kernels.pack(plan, task); });
   choose_offset(&plan, kernels, sums, threads);
 
-  const int64_t scratch = kernels.forward_scratch(plan);
+  const int64_t scratch = kernels.scratch(plan);
   std::atomic<bool> is_out_of_memory{false};
-  parallel_for(s.batch * s.groups * plan.bands, threads, [&](int64_t task) {
+  parallel_for(s.batch * plan.parts * plan.bands, threads, [&](int64_t task) {
     float* memory = thread_scratch(Scratch::band, scratch);
     if (memory == nullptr)
       is_out_of_memory = true;
     else
-      kernels.forward_band(plan, task, memory);
+      kernels.band(plan, task, memory);
   });
   trim_thread_scratch();
   if (is_out_of_memory) return fail(ADDERKIT_OUT_OF_MEMORY, "no memory for a band of the input");
@@ -173,11 +193,14 @@ void exact_everywhere(const InputGradPlan& plan, int threads) {
   });
 }
 
-int32_t input_grad(const AdderF32Kernels& kernels, InputGradPlan& plan, int32_t wanted_threads) {
+int32_t input_grad(const AdderF32Kernels& isa, InputGradPlan& plan, int32_t wanted_threads) {
   const Shape& s = plan.shape;
+  const InputGradKernels& kernels = is_depthwise(s) ? isa.depthwise_input_grad : isa.input_grad;
   plan.group_channels = s.channels / s.groups;
   plan.group_filters = s.out_channels / s.groups;
-  plan.blocks = (plan.group_channels + kernels.lanes - 1) / kernels.lanes;
+  const bool is_copied =
+      s.output_stride[1] != 1 || s.input_stride[1] != 1 || plan.grad_input_stride[1] != 1;
+  place_parts(s, plan.group_channels, isa.lanes, is_copied, &plan.parts, &plan.blocks);
   const int64_t taps = s.kernel_height * s.kernel_width;
   const int64_t operations =
       s.batch * s.out_channels * plan.out_height * plan.out_width * plan.group_channels * taps;
@@ -188,34 +211,35 @@ int32_t input_grad(const AdderF32Kernels& kernels, InputGradPlan& plan, int32_t 
   place_class_taps(s, &plan, &class_taps, &class_first);
   plan.class_taps = class_taps.data();
   plan.class_first = class_first.data();
-  const int64_t row_floats =
-      plan.group_filters * plan.grad_columns / s.stride[0] + s.width * plan.blocks * kernels.lanes;
+  int64_t row_floats =
+      plan.group_filters * plan.grad_columns / s.stride[0] + s.width * plan.blocks * isa.lanes;
+  if (is_depthwise(s))
+    row_floats = is_copied ? (plan.out_width / s.stride[0] + 2 * s.width) * isa.lanes : 0;
   const int64_t reach = (s.kernel_height - 1) * s.dilation[0];
-  plan.band_rows = rows_of_band(s.height, s.batch * s.groups, row_floats, reach, threads);
+  plan.band_rows = rows_of_band(s.height, s.batch * plan.parts, row_floats, reach, threads);
   plan.bands = (s.height + plan.band_rows - 1) / plan.band_rows;
   plan.grad_rows = std::min(plan.out_height, (plan.band_rows - 1 + reach) / s.stride[0] + 1);
 
-  const int64_t all_blocks = s.groups * plan.blocks;
-  plan.packed =
-      thread_scratch(Scratch::packed_weights, all_blocks * taps * plan.group_filters * kernels.lanes);
+  const int64_t all_blocks = plan.parts * plan.blocks;
+  plan.packed = thread_scratch(Scratch::packed_weights, all_blocks * taps * plan.group_filters * isa.lanes);
   if (plan.packed == nullptr) return fail(ADDERKIT_OUT_OF_MEMORY, "no memory for the packed filters");
   std::atomic<bool> is_finite{true};
   parallel_for(all_blocks, threads, [&](int64_t task) {
-    if (!kernels.pack_input_grad(plan, task)) is_finite = false;
+    if (!kernels.pack(plan, task)) is_finite = false;
   });
   if (!is_finite) {  // the clamp instructions would lose a NaN of the filters
     exact_everywhere(plan, threads);
     return ADDERKIT_OK;
   }
 
-  const int64_t scratch = kernels.input_grad_scratch(plan);
+  const int64_t scratch = kernels.scratch(plan);
   std::atomic<bool> is_out_of_memory{false};
-  parallel_for(s.batch * s.groups * plan.bands, threads, [&](int64_t task) {
+  parallel_for(s.batch * plan.parts * plan.bands, threads, [&](int64_t task) {
     float* memory = thread_scratch(Scratch::band, scratch);
     if (memory == nullptr)
       is_out_of_memory = true;
     else
-      kernels.input_grad_band(plan, task, memory);
+      kernels.band(plan, task, memory);
   });
   trim_thread_scratch();
   if (is_out_of_memory) return fail(ADDERKIT_OUT_OF_MEMORY, "no memory for a band of the gradient");

@@ -1,6 +1,7 @@
 // The table row of one instruction set, from its vector operations.
 #pragma once
 
+#include "depthwise.h"
 #include "forward.h"
 #include "input_grad.h"
 #include "peak/peak.h"
@@ -8,10 +9,22 @@
 namespace adderkit {
 namespace {
 
+template <class Pass>
+constexpr ForwardKernels forward_of() {
+  return {&Pass::pack, &Pass::shift, &Pass::scratch, &Pass::band};
+}
+template <class Pass>
+constexpr InputGradKernels input_grad_of() {
+  return {&Pass::pack, &Pass::scratch, &Pass::band};
+}
+
 template <class Isa>
 constexpr AdderF32Kernels kernels_of() {
-  return {Isa::lanes,          &Forward<Isa>::pack,   &Forward<Isa>::shift,     &Forward<Isa>::scratch,
-          &Forward<Isa>::band, &InputGrad<Isa>::pack, &InputGrad<Isa>::scratch, &InputGrad<Isa>::band,
+  return {Isa::lanes,
+          forward_of<Forward<Isa>>(),
+          forward_of<DepthwiseForward<Isa>>(),
+          input_grad_of<InputGrad<Isa>>(),
+          input_grad_of<DepthwiseInputGrad<Isa>>(),
           &Peak<Isa>::run};
 }
 

@@ -1,0 +1,393 @@
+// Both passes of a depthwise layer (as many groups as channels and filters) for one instruction set.
+//
+// Lanes are channels: the input, the filter and the gradient are all vectors, read where they lie if a pixel's
+// channels are neighbours, else from a copy that is [row][column][lane]. There are few taps to a sum, so it is
+// the formula itself, tap by tap: no sums beside it, no offset, no result to compute again but where an input
+// of the gradient is NaN.
+//
+// A part of a layer is what one task does of an image's channels: all of them where nothing is copied, else
+// one vector, so that a band has many rows and hardly any is copied twice.
+#pragma once
+
+#include "blocks.h"
+#include "input_grad.h"
+#include "plan.h"
+
+namespace adderkit {
+namespace {
+
+// Where a tap of a tile's first pixel reads the part's first channel, how far it moves to the next pixel, and
+// where its filter lies in a packed block.
+struct DepthwiseTap {
+  const float* at;
+  int64_t step, filter;
+};
+
+// What both passes share: filters, scratch, memory orders.
+template <class Isa>
+struct Depthwise {
+  static constexpr int L = Isa::lanes;
+
+  // Packs the filters of vector `block` of the channels as [tap][lane]; false where one is not finite.
+  static bool pack(const Shape& s, const float* weight, int64_t block, float* packed) {
+    const int64_t* step = s.weight_stride;
+    const int64_t first = block * L, lanes = smaller(L, s.channels - first);
+    float* to = packed + block * block_floats(s);
+    bool is_odd = false;
+    for (int64_t i = 0; i < s.kernel_height; ++i)
+      for (int64_t j = 0; j < s.kernel_width; ++j, to += L) {
+        const float* from = weight + first * step[0] + i * step[2] + j * step[3];
+        for (int64_t c = 0; c < lanes; ++c) to[c] = from[c * step[0]];
+        for (int64_t c = lanes; c < L; ++c) to[c] = 0.0f;
+        is_odd |= Isa::any_not_finite(Isa::load(to));
+      }
+    return !is_odd;
+  }
+
+  static int64_t block_floats(const Shape& s) { return s.kernel_height * s.kernel_width * L; }
+
+  static int64_t list_floats(const Shape& s) {  // a DepthwiseTap for each tap, in whole vectors
+    return ceil_div(s.kernel_height * s.kernel_width * 6, 16) * 16;
+  }
+
+  // Copies rows of a vector of channels to [row][column][lane]; rows without a gap between them as one.
+  static void gather_rows(const float* source, const int64_t* step, int64_t lanes, int64_t rows,
+                          int64_t columns, float* target) {
+    const bool is_run = step[2] == columns * step[3];
+    const int64_t runs = is_run ? 1 : rows, pixels = is_run ? rows * columns : columns;
+    for (int64_t r = 0; r < runs; ++r)
+      gather<Isa>(source + r * step[2], step[3], step[1], pixels, lanes, target + r * pixels * L, L);
+  }
+
+  // The way back.
+  static void scatter_rows(const float* source, const int64_t* step, int64_t lanes, int64_t rows,
+                           int64_t columns, float* target) {
+    const bool is_run = step[2] == columns * step[3];
+    const int64_t runs = is_run ? 1 : rows, pixels = is_run ? rows * columns : columns;
+    for (int64_t r = 0; r < runs; ++r)
+      scatter<Isa>(source + r * pixels * L, L, lanes, pixels, target + r * step[2], step[1], step[3]);
+  }
+};
+
+template <class Isa>
+struct DepthwiseForward {
+  using Vec = typename Isa::Vec;
+  using Base = Depthwise<Isa>;
+  static constexpr int L = Isa::lanes;
+  static constexpr int most_pixels = Isa::depthwise_pixels;
+
+  static WeightSums pack(const ForwardPlan& plan, int64_t task) {
+    Base::pack(plan.shape, plan.weight, task, plan.packed);
+    return {0, 0};  // no offset
+  }
+  static void shift(const ForwardPlan&, int64_t) {}
+
+  static int64_t input_rows(const ForwardPlan& plan, int64_t rows) {
+    const Shape& s = plan.shape;
+    return smaller(s.height, (rows - 1) * s.stride[0] + (s.kernel_height - 1) * s.dilation[0] + 1);
+  }
+
+  static int64_t scratch(const ForwardPlan& plan) {
+    const Shape& s = plan.shape;
+    const int64_t copied = s.input_stride[1] == 1 ? 0 : input_rows(plan, plan.band_rows) * s.width * L;
+    const int64_t results = s.output_stride[1] == 1 ? 0 : plan.band_rows * plan.out_width * L;
+    return Base::list_floats(s) + plan.blocks * L + copied + results;
+  }
+
+  struct TileArguments {
+    const DepthwiseTap* taps;
+    int64_t tap_count, first_pixel;  // from the taps' own
+  };
+
+  // P pixels times one vector of channels, the part's channel `first` onwards.
+  template <int P, bool is_full>
+  static void tile(const TileArguments& a, int64_t first, const float* packed, float* output,
+                   int64_t output_step, int lanes) {
+    Vec total[P];
+    ADDERKIT_UNROLL
+    for (int p = 0; p < P; ++p) total[p] = Isa::zero();
+    const Vec one = Isa::hidden_one();
+    for (int64_t k = 0; k < a.tap_count; ++k) {
+      const DepthwiseTap& tap = a.taps[k];
+      const float* x = tap.at + a.first_pixel * tap.step + first;
+      const Vec filter = Isa::load(packed + tap.filter);
+      ADDERKIT_UNROLL
+      for (int p = 0; p < P; ++p) {
+        const Vec input = is_full ? Isa::load(x + p * tap.step) : Isa::load_first(x + p * tap.step, lanes);
+        total[p] = Isa::minus_distance(total[p], input, filter, one);
+      }
+    }
+    ADDERKIT_UNROLL
+    for (int p = 0; p < P; ++p) {
+      if (is_full)
+        Isa::store(output + p * output_step, total[p]);
+      else
+        Isa::store_first(output + p * output_step, total[p], lanes);
+    }
+  }
+
+  using Tile = void (*)(const TileArguments&, int64_t, const float*, float*, int64_t, int);
+
+  template <int... P>
+  struct Sizes {
+    static constexpr Tile full[] = {nullptr, &tile<P, true>...};
+    static constexpr Tile part[] = {nullptr, &tile<P, false>...};
+  };
+  template <int Left, int... P>
+  struct UpTo : UpTo<Left - 1, Left, P...> {};
+  template <int... P>
+  struct UpTo<0, P...> : Sizes<P...> {};
+
+  static void band(const ForwardPlan& plan, int64_t task, float* scratch) {
+    const Shape& s = plan.shape;
+    const int64_t first_row = task % plan.bands * plan.band_rows;
+    const int64_t rows = smaller(plan.band_rows, plan.out_height - first_row);
+    const int64_t part = task / plan.bands % plan.parts, image = task / plan.bands / plan.parts;
+    const int64_t first_channel = part * plan.blocks * L;
+    const int64_t channels = smaller(plan.blocks * L, s.channels - first_channel);
+
+    DepthwiseTap* taps = reinterpret_cast<DepthwiseTap*>(scratch);
+    float* zeros = scratch + Base::list_floats(s);  // a pixel of padding
+    float* copied = zeros + plan.blocks * L;
+    clear<Isa>(zeros, plan.blocks * L);
+
+    // Input rows [low, high) that the band reads.
+    const int64_t top = first_row * s.stride[0] - s.padding[0];
+    const int64_t reach = (rows - 1) * s.stride[0] + (s.kernel_height - 1) * s.dilation[0] + 1;
+    const int64_t low = larger(0, top), high = smaller(s.height, top + reach);
+    const float* input = plan.input + image * s.input_stride[0] + first_channel * s.input_stride[1];
+    int64_t row_step = s.input_stride[2], column_step = s.input_stride[3];
+    float* results = copied;
+    if (s.input_stride[1] == 1) {
+      input += low * row_step;
+    } else {
+      if (low < high)
+        Base::gather_rows(input + low * row_step, s.input_stride, channels, high - low, s.width, copied);
+      input = copied;
+      row_step = s.width * L;
+      column_step = L;
+      results += input_rows(plan, plan.band_rows) * row_step;
+    }
+
+    const int64_t* step = s.output_stride;
+    const bool is_direct = step[1] == 1;
+    const int64_t output_row_step = is_direct ? step[2] : plan.out_width * L;
+    const int64_t output_step = is_direct ? step[3] : L;
+    float* target = plan.output + image * step[0] + first_channel * step[1] + first_row * step[2];
+    float* output = is_direct ? target : results;
+
+    // Output columns [inner, inner_end) read no padding on either side.
+    const int64_t width_reach = (s.kernel_width - 1) * s.dilation[1];
+    const int64_t inner = smaller(plan.out_width, ceil_div(s.padding[1], s.stride[1]));
+    const int64_t inner_end =
+        larger(inner, floor_div(s.width - 1 + s.padding[1] - width_reach, s.stride[1]) + 1);
+    for (int64_t r = 0; r < rows; ++r, output += output_row_step) {
+      const auto place_taps = [&](int64_t q) {
+        DepthwiseTap* tap = taps;
+        for (int64_t i = 0; i < s.kernel_height; ++i) {
+          const int64_t h = (first_row + r) * s.stride[0] + i * s.dilation[0] - s.padding[0];
+          for (int64_t j = 0; j < s.kernel_width; ++j, ++tap) {
+            const int64_t w = q * s.stride[1] + j * s.dilation[1] - s.padding[1];
+            if (h >= 0 && h < s.height && w >= 0 && w < s.width)
+              *tap = {input + (h - low) * row_step + w * column_step, s.stride[1] * column_step, 0};
+            else
+              *tap = {zeros, 0, 0};
+            tap->filter = (tap - taps) * L;
+          }
+        }
+      };
+      const auto run_tiles = [&](int64_t q, int64_t end) {
+        TileArguments arguments{taps, s.kernel_height * s.kernel_width, 0};
+        const int64_t start = q;
+        while (q < end) {
+          const int64_t size = tile_size(end - q, most_pixels);
+          arguments.first_pixel = q - start;
+          for (int64_t c = 0; c < channels; c += L) {
+            const int lanes = static_cast<int>(smaller(L, channels - c));
+            const Tile tile =
+                lanes == L ? UpTo<most_pixels>::full[size] : UpTo<most_pixels>::part[size];
+            tile(arguments, c, plan.packed + (first_channel + c) / L * Base::block_floats(s),
+                 output + q * output_step + c, output_step, lanes);
+          }
+          q += size;
+        }
+      };
+      for (int64_t q = 0; q < plan.out_width;) {
+        const int64_t end = q == inner && inner < inner_end ? inner_end : q + 1;
+        place_taps(q);
+        run_tiles(q, end);
+        q = end;
+      }
+    }
+    if (!is_direct) Base::scatter_rows(results, step, channels, rows, plan.out_width, target);
+  }
+};
+
+template <class Isa>
+struct DepthwiseInputGrad {
+  using Vec = typename Isa::Vec;
+  using Base = Depthwise<Isa>;
+  static constexpr int L = Isa::lanes;
+  static constexpr int most_pixels = Isa::input_grad_pixels;
+
+  static bool pack(const InputGradPlan& plan, int64_t task) {
+    return Base::pack(plan.shape, plan.weight, task, plan.packed);
+  }
+
+  static int64_t scratch(const InputGradPlan& plan) {
+    const Shape& s = plan.shape;
+    const int64_t pixels = plan.band_rows * s.width;
+    const int64_t gradients = s.output_stride[1] == 1 ? 0 : plan.grad_rows * plan.out_width * L;
+    const int64_t inputs = s.input_stride[1] == 1 ? 0 : pixels * L;
+    const int64_t results = plan.grad_input_stride[1] == 1 ? 0 : pixels * L;
+    return Base::list_floats(s) + gradients + inputs + results;
+  }
+
+  struct TileArguments {
+    const DepthwiseTap* taps;
+    int64_t tap_count, first_pixel;  // from the taps' own
+    int64_t input_step, output_step;
+  };
+
+  // P pixels times one vector of channels, the part's channel `first` onwards. Returns whether an input is
+  // NaN, which the clamp would lose.
+  template <int P, bool is_full>
+  static bool tile(const TileArguments& a, int64_t first, const float* packed, const float* input,
+                   float* output, int lanes) {
+    Vec x[P], total[P];
+    bool is_odd = false;
+    ADDERKIT_UNROLL
+    for (int p = 0; p < P; ++p) {
+      const float* from = input + p * a.input_step;
+      x[p] = is_full ? Isa::load(from) : Isa::load_first(from, lanes);
+      is_odd |= Isa::any_nan(x[p]);
+      total[p] = Isa::zero();
+    }
+    const Vec one = Isa::hidden_one();
+    for (int64_t k = 0; k < a.tap_count; ++k) {
+      const DepthwiseTap& tap = a.taps[k];
+      const float* g = tap.at + a.first_pixel * tap.step + first;
+      const Vec filter = Isa::load(packed + tap.filter);
+      ADDERKIT_UNROLL
+      for (int p = 0; p < P; ++p) {
+        const Vec factor = is_full ? Isa::load(g + p * tap.step) : Isa::load_first(g + p * tap.step, lanes);
+        const Vec d = Isa::difference(filter, x[p], one, p);
+        total[p] = Isa::multiply_add(Isa::clamp_to_one(d, one), factor, total[p]);
+      }
+    }
+    ADDERKIT_UNROLL
+    for (int p = 0; p < P; ++p) {
+      if (is_full)
+        Isa::store(output + p * a.output_step, total[p]);
+      else
+        Isa::store_first(output + p * a.output_step, total[p], lanes);
+    }
+    return is_odd;
+  }
+
+  using Tile = bool (*)(const TileArguments&, int64_t, const float*, const float*, float*, int);
+
+  template <int... P>
+  struct Sizes {
+    static constexpr Tile full[] = {nullptr, &tile<P, true>...};
+    static constexpr Tile part[] = {nullptr, &tile<P, false>...};
+  };
+  template <int Left, int... P>
+  struct UpTo : UpTo<Left - 1, Left, P...> {};
+  template <int... P>
+  struct UpTo<0, P...> : Sizes<P...> {};
+
+  static void band(const InputGradPlan& plan, int64_t task, float* scratch) {
+    const Shape& s = plan.shape;
+    const int64_t first_row = task % plan.bands * plan.band_rows;
+    const int64_t rows = smaller(plan.band_rows, s.height - first_row);
+    const int64_t part = task / plan.bands % plan.parts, image = task / plan.bands / plan.parts;
+    const int64_t first_channel = part * plan.blocks * L;
+    const int64_t channels = smaller(plan.blocks * L, s.channels - first_channel);
+
+    DepthwiseTap* taps = reinterpret_cast<DepthwiseTap*>(scratch);
+    float* copied = scratch + Base::list_floats(s);
+
+    // Rows [low, high] of grad_output that reach the band.
+    const int64_t reach = (s.kernel_height - 1) * s.dilation[0];
+    const int64_t low = larger(0, ceil_div(first_row + s.padding[0] - reach, s.stride[0]));
+    const int64_t high =
+        smaller(plan.out_height - 1, floor_div(first_row + rows - 1 + s.padding[0], s.stride[0]));
+    const float* grad = plan.grad_output + image * s.output_stride[0] + first_channel * s.output_stride[1] +
+                        low * s.output_stride[2];
+    int64_t grad_row_step = s.output_stride[2], grad_step = s.output_stride[3];
+    if (s.output_stride[1] != 1) {
+      if (low <= high)
+        Base::gather_rows(grad, s.output_stride, channels, high - low + 1, plan.out_width, copied);
+      grad = copied;
+      grad_row_step = plan.out_width * L;
+      grad_step = L;
+      copied += plan.grad_rows * grad_row_step;
+    }
+
+    const float* input = plan.input + image * s.input_stride[0] + first_channel * s.input_stride[1] +
+                         first_row * s.input_stride[2];
+    int64_t row_step = s.input_stride[2], column_step = s.input_stride[3];
+    if (s.input_stride[1] != 1) {
+      Base::gather_rows(input, s.input_stride, channels, rows, s.width, copied);
+      input = copied;
+      row_step = s.width * L;
+      column_step = L;
+      copied += plan.band_rows * row_step;
+    }
+
+    const int64_t* step = plan.grad_input_stride;
+    const bool is_direct = step[1] == 1;
+    const int64_t output_row_step = is_direct ? step[2] : s.width * L;
+    const int64_t output_step = is_direct ? step[3] : L;
+    float* target = plan.grad_input + image * step[0] + first_channel * step[1] + first_row * step[2];
+    float* output = is_direct ? target : copied;
+
+    TileArguments arguments{taps, 0, 0, s.stride[1] * column_step, s.stride[1] * output_step};
+    bool is_odd = false;
+    for (int64_t r = 0; r < rows; ++r, input += row_step, output += output_row_step)
+      for (int64_t k = 0; k < plan.classes; ++k) {
+        // Pixels [inner, inner_end) of this class reach an output column through each of its taps.
+        const ClassTap *first_tap = plan.class_taps + plan.class_first[k],
+                       *end_tap = plan.class_taps + plan.class_first[k + 1];
+        const int64_t pixels = ceil_div(s.width - k, s.stride[1]);
+        int64_t inner = 0, inner_end = pixels;
+        for (const ClassTap* tap = first_tap; tap < end_tap; ++tap) {
+          inner = larger(inner, -tap->shift);
+          inner_end = smaller(inner_end, plan.out_width - tap->shift);
+        }
+        for (int64_t q = 0; q < pixels;) {
+          const int64_t start = q, end = q == inner && inner < inner_end ? inner_end : q + 1;
+          DepthwiseTap* last = taps;
+          for (int64_t i = 0; i < s.kernel_height; ++i) {
+            const int64_t h = first_row + r + s.padding[0] - i * s.dilation[0];
+            if (h < 0 || h % s.stride[0] != 0 || h / s.stride[0] >= plan.out_height) continue;
+            const float* from = grad + (h / s.stride[0] - low) * grad_row_step;
+            for (const ClassTap* tap = first_tap; tap < end_tap; ++tap)
+              if (q + tap->shift >= 0 && q + tap->shift < plan.out_width)
+                *last++ = {from + (q + tap->shift) * grad_step, grad_step,
+                           (i * s.kernel_width + tap->column) * L};
+          }
+          arguments.tap_count = last - taps;
+          while (q < end) {
+            const int64_t size = tile_size(end - q, most_pixels), column = k + q * s.stride[1];
+            arguments.first_pixel = q - start;
+            for (int64_t c = 0; c < channels; c += L) {
+              const int lanes = static_cast<int>(smaller(L, channels - c));
+              const Tile tile =
+                  lanes == L ? UpTo<most_pixels>::full[size] : UpTo<most_pixels>::part[size];
+              is_odd |= tile(arguments, c, plan.packed + (first_channel + c) / L * Base::block_floats(s),
+                             input + column * column_step + c, output + column * output_step + c, lanes);
+            }
+            q += size;
+          }
+        }
+      }
+    if (!is_direct) Base::scatter_rows(copied, step, channels, rows, s.width, target);
+    for (int64_t r = 0; r < rows && is_odd; ++r)
+      InputGrad<Isa>::repair(plan, image, first_channel, channels, first_row + r);
+  }
+};
+
+}  // namespace
+}  // namespace adderkit
