@@ -47,7 +47,9 @@ struct Peak {
   template <int Sums, class Operation>
   static int64_t loop(int64_t rounds, float* values, const Operation& operation) {
     Vec x[inputs], sum[Sums];
+    ADDERKIT_UNROLL
     for (int i = 0; i < inputs; ++i) x[i] = Isa::set(values[L + i]);
+    ADDERKIT_UNROLL
     for (int i = 0; i < Sums; ++i) sum[i] = Isa::zero();
     for (int64_t round = 0; round < rounds; ++round) {
       ADDERKIT_UNROLL
@@ -59,6 +61,7 @@ struct Peak {
         for (int j = 0; j < inputs; ++j) sum[i + j] = operation(f, x[j], i / inputs + j, sum[i + j]);
       }
     }
+    ADDERKIT_UNROLL
     for (int i = 1; i < Sums; ++i) sum[0] = Isa::add(sum[0], sum[i]);
     Isa::store(values, sum[0]);
     return rounds * Sums * L;
