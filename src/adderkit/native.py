@@ -1,6 +1,6 @@
 """Finds and loads the native library, through ctypes; needs neither torch nor numpy.
 
-`ADDERKIT_NATIVE=off` switches it off; `ADDERKIT_ISA=portable|avx2|avx512` forces one of its paths.
+`ADDERKIT_NATIVE=off` switches it off; `ADDERKIT_ISA=portable|avx2|avx512|neon` forces one of its paths.
 """
 
 from __future__ import annotations
