@@ -143,6 +143,7 @@ int main(int count, char** arguments) {
 
   test_paths();
   test_refusals();
+  test_peak();
   test_calls_from_several_threads();
   test_forked_process();
   for (uint64_t seed = first; seed < first + layers; ++seed) {

@@ -7,5 +7,6 @@ void expect(bool is_right, const char* format, ...) __attribute__((format(printf
 // The interface apart from numbers: what is refused, threads, processes.
 void test_refusals();
 void test_paths();
+void test_peak();
 void test_calls_from_several_threads();
 void test_forked_process();

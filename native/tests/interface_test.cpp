@@ -145,6 +145,17 @@ void test_paths() {
   expect(std::strcmp(adderkit_thread_pool(), "own pool") == 0, "runs on %s", adderkit_thread_pool());
 }
 
+void test_peak() {
+  double speed = 0;
+  for (int32_t kind : {ADDERKIT_PEAK_MULTIPLY_ADD, ADDERKIT_PEAK_ADDER, ADDERKIT_PEAK_ADDER_INPUT_GRAD})
+    expect(adderkit_peak(kind, 1, &speed) == ADDERKIT_OK && speed > 1e6, "peak %d: %g operations/s", kind,
+           speed);
+  expect(adderkit_peak(-1, 1, &speed) == ADDERKIT_INVALID_ARGUMENT, "peak -1 was not refused");
+  expect(adderkit_peak(ADDERKIT_PEAK_ADDER, -1, &speed) == ADDERKIT_INVALID_ARGUMENT,
+         "threads -1 were not refused");
+  expect(adderkit_peak(ADDERKIT_PEAK_ADDER, 1, nullptr) == ADDERKIT_INVALID_ARGUMENT, "NULL was not refused");
+}
+
 void test_calls_from_several_threads() {
   std::atomic<int> wrong{0};
   std::vector<std::thread> callers;
