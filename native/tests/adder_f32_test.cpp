@@ -75,7 +75,7 @@ void test_layer(uint64_t seed, Layer& layer, double bound, double* worst) {
   const std::vector<Expected> output = layer.expected_output(), gradient = layer.expected_gradient();
   const std::vector<float> before[] = {layer.input->values(), layer.weight->values(),
                                        layer.grad_output->values()};
-  std::vector<float> first_output, first_gradient, fused_gradient;
+  std::vector<float> first_output, fused_gradient;
   for (int32_t isa = 0; isa < adderkit_isa_count(); ++isa) {
     const char* name = adderkit_isa_name(isa);
     if (adderkit_isa_reason(isa)[0] != '\0') continue;
