@@ -36,7 +36,7 @@ struct Avx2 {
   // |x - f| off a sum; the last step as a multiply-add, which uses the other pipes than the first.
   static Vec minus_distance(Vec total, Vec x, Vec f, Vec one) {
     const Vec sign = _mm256_set1_ps(-0.0f);
-    return _mm256_fnmadd_ps(_mm256_andnot_ps(sign, _mm256_sub_ps(x, f)), one, total);
+    return _mm256_fnmadd_ps(_mm256_andnot_ps(sign, _mm256_sub_ps(f, x)), one, total);
   }
   static Vec min_zero(Vec v) { return _mm256_min_ps(_mm256_setzero_ps(), v); }
 

@@ -45,7 +45,7 @@ struct Avx512 {
   }
   // |x - f| off a sum; the last step as a multiply-add, which uses the other pipes than the first.
   static Vec minus_distance(Vec total, Vec x, Vec f, Vec one) {
-    return _mm512_fnmadd_ps(_mm512_abs_ps(_mm512_sub_ps(x, f)), one, total);
+    return _mm512_fnmadd_ps(_mm512_abs_ps(_mm512_sub_ps(f, x)), one, total);
   }
   static Vec min_zero(Vec v) { return _mm512_min_ps(_mm512_setzero_ps(), v); }
 

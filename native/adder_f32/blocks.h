@@ -46,6 +46,11 @@ inline void prefetch(const float* p) {
   __builtin_prefetch(p);
 }
 
+// The same for later, into the second-level cache: it would crowd the first.
+inline void prefetch_far(const float* p) {
+  __builtin_prefetch(p, 0, 2);
+}
+
 // target[j * target_step + i] = source[i * source_step + j] for i < rows, j < columns.
 template <class Isa>
 void transpose(const float* source, int64_t source_step, int64_t rows, int64_t columns, float* target,

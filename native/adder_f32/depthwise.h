@@ -16,11 +16,11 @@
 namespace adderkit {
 namespace {
 
-// Where a tap of a tile's first pixel reads the part's first channel, how far it moves to the next pixel, and
-// where its filter lies in a packed block.
+// Where a tap reads the part's first channel for the first pixel of a run, and where its filter lies in a
+// packed block.
 struct DepthwiseTap {
   const float* at;
-  int64_t step, filter;
+  int64_t filter;
 };
 
 // What both passes share: filters, scratch, memory orders.
@@ -46,7 +46,7 @@ struct Depthwise {
 
   static int64_t block_floats(const Shape& s) { return s.kernel_height * s.kernel_width * L; }
 
-  static int64_t list_floats(const Shape& s) {  // a DepthwiseTap for each tap, in whole vectors
+  static int64_t list_floats(const Shape& s) {  // a DepthwiseTap and an offset for each tap, in whole vectors
     return ceil_div(s.kernel_height * s.kernel_width * 6, 16) * 16;
   }
 
@@ -91,42 +91,60 @@ struct DepthwiseForward {
     const Shape& s = plan.shape;
     const int64_t copied = s.input_stride[1] == 1 ? 0 : input_rows(plan, plan.band_rows) * s.width * L;
     const int64_t results = s.output_stride[1] == 1 ? 0 : plan.band_rows * plan.out_width * L;
-    return Base::list_floats(s) + plan.blocks * L + copied + results;
+    return Base::list_floats(s) + copied + results;
   }
 
   struct TileArguments {
     const DepthwiseTap* taps;
-    int64_t tap_count, first_pixel;  // from the taps' own
+    int64_t tap_count;
+    const int64_t* padded;  // where the filters of the taps outside the input lie
+    int64_t padded_count;
+    int64_t input_step, output_step;
+    // What the next row of tiles writes, and what of the input it is the first to read.
+    int64_t output_ahead;
+    const float* ahead;
+    int64_t ahead_rows, ahead_row_step, ahead_columns, ahead_column_step;
   };
 
-  // P pixels times one vector of channels, the part's channel `first` onwards.
+  // P pixels times one vector of channels; `at` is where they lie from the taps' own first.
   template <int P, bool is_full>
-  static void tile(const TileArguments& a, int64_t first, const float* packed, float* output,
-                   int64_t output_step, int lanes) {
+  static void tile(const TileArguments& a, int64_t at, const float* packed, float* output, int lanes) {
+    const Vec one = Isa::hidden_one();
+    Vec outside = Isa::zero();
+    for (int64_t k = 0; k < a.padded_count; ++k)
+      outside = Isa::minus_distance(outside, Isa::zero(), Isa::load(packed + a.padded[k]), one);
     Vec total[P];
     ADDERKIT_UNROLL
-    for (int p = 0; p < P; ++p) total[p] = Isa::zero();
-    const Vec one = Isa::hidden_one();
+    for (int p = 0; p < P; ++p) {
+      prefetch_far(output + p * a.output_step + a.output_ahead);
+      total[p] = outside;
+    }
+    for (int64_t r = 0; r < a.ahead_rows; ++r)
+      for (int64_t q = 0; q < a.ahead_columns; ++q) {
+        const float* ahead = a.ahead + r * a.ahead_row_step + q * a.ahead_column_step + at;
+        ADDERKIT_UNROLL
+        for (int p = 0; p < P; ++p) prefetch_far(ahead + p * a.input_step);
+      }
     for (int64_t k = 0; k < a.tap_count; ++k) {
-      const DepthwiseTap& tap = a.taps[k];
-      const float* x = tap.at + a.first_pixel * tap.step + first;
-      const Vec filter = Isa::load(packed + tap.filter);
+      const float* x = a.taps[k].at + at;
+      const Vec filter = Isa::load(packed + a.taps[k].filter);
       ADDERKIT_UNROLL
       for (int p = 0; p < P; ++p) {
-        const Vec input = is_full ? Isa::load(x + p * tap.step) : Isa::load_first(x + p * tap.step, lanes);
+        const float* from = x + p * a.input_step;
+        const Vec input = is_full ? Isa::load(from) : Isa::load_first(from, lanes);
         total[p] = Isa::minus_distance(total[p], input, filter, one);
       }
     }
     ADDERKIT_UNROLL
     for (int p = 0; p < P; ++p) {
       if (is_full)
-        Isa::store(output + p * output_step, total[p]);
+        Isa::store(output + p * a.output_step, total[p]);
       else
-        Isa::store_first(output + p * output_step, total[p], lanes);
+        Isa::store_first(output + p * a.output_step, total[p], lanes);
     }
   }
 
-  using Tile = void (*)(const TileArguments&, int64_t, const float*, float*, int64_t, int);
+  using Tile = void (*)(const TileArguments&, int64_t, const float*, float*, int);
 
   template <int... P>
   struct Sizes {
@@ -147,13 +165,13 @@ struct DepthwiseForward {
     const int64_t channels = smaller(plan.blocks * L, s.channels - first_channel);
 
     DepthwiseTap* taps = reinterpret_cast<DepthwiseTap*>(scratch);
-    float* zeros = scratch + Base::list_floats(s);  // a pixel of padding
-    float* copied = zeros + plan.blocks * L;
-    clear<Isa>(zeros, plan.blocks * L);
+    int64_t* padded = reinterpret_cast<int64_t*>(taps + s.kernel_height * s.kernel_width);
+    float* copied = scratch + Base::list_floats(s);
 
     // Input rows [low, high) that the band reads.
     const int64_t top = first_row * s.stride[0] - s.padding[0];
-    const int64_t reach = (rows - 1) * s.stride[0] + (s.kernel_height - 1) * s.dilation[0] + 1;
+    const int64_t height_reach = (s.kernel_height - 1) * s.dilation[0];
+    const int64_t reach = (rows - 1) * s.stride[0] + height_reach + 1;
     const int64_t low = larger(0, top), high = smaller(s.height, top + reach);
     const float* input = plan.input + image * s.input_stride[0] + first_channel * s.input_stride[1];
     int64_t row_step = s.input_stride[2], column_step = s.input_stride[3];
@@ -181,42 +199,45 @@ struct DepthwiseForward {
     const int64_t inner = smaller(plan.out_width, ceil_div(s.padding[1], s.stride[1]));
     const int64_t inner_end =
         larger(inner, floor_div(s.width - 1 + s.padding[1] - width_reach, s.stride[1]) + 1);
+    TileArguments arguments{};
+    arguments.taps = taps;
+    arguments.padded = padded;
+    arguments.input_step = s.stride[1] * column_step;
+    arguments.output_step = output_step;
+    arguments.output_ahead = output_row_step;
+    arguments.ahead_rows = smaller(s.stride[0], s.kernel_height);
+    arguments.ahead_row_step = row_step;
+    arguments.ahead_columns = smaller(s.stride[1], s.kernel_width);
+    arguments.ahead_column_step = column_step;
     for (int64_t r = 0; r < rows; ++r, output += output_row_step) {
-      const auto place_taps = [&](int64_t q) {
-        DepthwiseTap* tap = taps;
-        for (int64_t i = 0; i < s.kernel_height; ++i) {
-          const int64_t h = (first_row + r) * s.stride[0] + i * s.dilation[0] - s.padding[0];
-          for (int64_t j = 0; j < s.kernel_width; ++j, ++tap) {
+      arguments.ahead = input + (top + r * s.stride[0] + height_reach + 1 - low) * row_step;
+      for (int64_t q = 0; q < plan.out_width;) {
+        const int64_t start = q, end = q == inner && inner < inner_end ? inner_end : q + 1;
+        DepthwiseTap* last_tap = taps;
+        int64_t* last_padded = padded;
+        for (int64_t i = 0; i < s.kernel_height; ++i)
+          for (int64_t j = 0; j < s.kernel_width; ++j) {
+            const int64_t h = top + r * s.stride[0] + i * s.dilation[0];
             const int64_t w = q * s.stride[1] + j * s.dilation[1] - s.padding[1];
+            const int64_t filter = (i * s.kernel_width + j) * L;
             if (h >= 0 && h < s.height && w >= 0 && w < s.width)
-              *tap = {input + (h - low) * row_step + w * column_step, s.stride[1] * column_step, 0};
+              *last_tap++ = {input + (h - low) * row_step + w * column_step, filter};
             else
-              *tap = {zeros, 0, 0};
-            tap->filter = (tap - taps) * L;
+              *last_padded++ = filter;
           }
-        }
-      };
-      const auto run_tiles = [&](int64_t q, int64_t end) {
-        TileArguments arguments{taps, s.kernel_height * s.kernel_width, 0};
-        const int64_t start = q;
+        arguments.tap_count = last_tap - taps;
+        arguments.padded_count = last_padded - padded;
         while (q < end) {
           const int64_t size = tile_size(end - q, most_pixels);
-          arguments.first_pixel = q - start;
           for (int64_t c = 0; c < channels; c += L) {
             const int lanes = static_cast<int>(smaller(L, channels - c));
-            const Tile tile =
-                lanes == L ? UpTo<most_pixels>::full[size] : UpTo<most_pixels>::part[size];
-            tile(arguments, c, plan.packed + (first_channel + c) / L * Base::block_floats(s),
-                 output + q * output_step + c, output_step, lanes);
+            const Tile tile = lanes == L ? UpTo<most_pixels>::full[size] : UpTo<most_pixels>::part[size];
+            tile(arguments, (q - start) * arguments.input_step + c,
+                 plan.packed + (first_channel + c) / L * Base::block_floats(s),
+                 output + q * output_step + c, lanes);
           }
           q += size;
         }
-      };
-      for (int64_t q = 0; q < plan.out_width;) {
-        const int64_t end = q == inner && inner < inner_end ? inner_end : q + 1;
-        place_taps(q);
-        run_tiles(q, end);
-        q = end;
       }
     }
     if (!is_direct) Base::scatter_rows(results, step, channels, rows, plan.out_width, target);
@@ -245,32 +266,38 @@ struct DepthwiseInputGrad {
 
   struct TileArguments {
     const DepthwiseTap* taps;
-    int64_t tap_count, first_pixel;  // from the taps' own
-    int64_t input_step, output_step;
+    int64_t tap_count;
+    int64_t grad_step, input_step, output_step;
+// What the next row of tiles reads and writes.
+    int64_t input_ahead, output_ahead;
+    const float* grad_ahead;
   };
 
-  // P pixels times one vector of channels, the part's channel `first` onwards. Returns whether an input is
-  // NaN, which the clamp would lose.
+  // P pixels times one vector of channels; `at` is where their taps lie from the taps' own first. Returns
+  // whether an input is NaN, which the clamp would lose.
   template <int P, bool is_full>
-  static bool tile(const TileArguments& a, int64_t first, const float* packed, const float* input,
+  static bool tile(const TileArguments& a, int64_t at, const float* packed, const float* input,
                    float* output, int lanes) {
     Vec x[P], total[P];
     bool is_odd = false;
     ADDERKIT_UNROLL
     for (int p = 0; p < P; ++p) {
       const float* from = input + p * a.input_step;
+      prefetch_far(from + a.input_ahead);
+      prefetch_far(output + p * a.output_step + a.output_ahead);
+      prefetch_far(a.grad_ahead + p * a.grad_step + at);
       x[p] = is_full ? Isa::load(from) : Isa::load_first(from, lanes);
       is_odd |= Isa::any_nan(x[p]);
       total[p] = Isa::zero();
     }
     const Vec one = Isa::hidden_one();
     for (int64_t k = 0; k < a.tap_count; ++k) {
-      const DepthwiseTap& tap = a.taps[k];
-      const float* g = tap.at + a.first_pixel * tap.step + first;
-      const Vec filter = Isa::load(packed + tap.filter);
+      const float* g = a.taps[k].at + at;
+      const Vec filter = Isa::load(packed + a.taps[k].filter);
       ADDERKIT_UNROLL
       for (int p = 0; p < P; ++p) {
-        const Vec factor = is_full ? Isa::load(g + p * tap.step) : Isa::load_first(g + p * tap.step, lanes);
+        const float* from = g + p * a.grad_step;
+        const Vec factor = is_full ? Isa::load(from) : Isa::load_first(from, lanes);
         const Vec d = Isa::difference(filter, x[p], one, p);
         total[p] = Isa::multiply_add(Isa::clamp_to_one(d, one), factor, total[p]);
       }
@@ -343,9 +370,16 @@ struct DepthwiseInputGrad {
     float* target = plan.grad_input + image * step[0] + first_channel * step[1] + first_row * step[2];
     float* output = is_direct ? target : copied;
 
-    TileArguments arguments{taps, 0, 0, s.stride[1] * column_step, s.stride[1] * output_step};
+    TileArguments arguments{};
+    arguments.taps = taps;
+    arguments.input_step = s.stride[1] * column_step;
+    arguments.output_step = s.stride[1] * output_step;
+    arguments.input_ahead = row_step;
+    arguments.output_ahead = output_row_step;
+    arguments.grad_step = grad_step;
     bool is_odd = false;
-    for (int64_t r = 0; r < rows; ++r, input += row_step, output += output_row_step)
+    for (int64_t r = 0; r < rows; ++r, input += row_step, output += output_row_step) {
+      const float* ahead = grad + ((first_row + r + 1 + s.padding[0]) / s.stride[0] - low) * grad_row_step;
       for (int64_t k = 0; k < plan.classes; ++k) {
         // Pixels [inner, inner_end) of this class reach an output column through each of its taps.
         const ClassTap *first_tap = plan.class_taps + plan.class_first[k],
@@ -365,24 +399,25 @@ struct DepthwiseInputGrad {
             const float* from = grad + (h / s.stride[0] - low) * grad_row_step;
             for (const ClassTap* tap = first_tap; tap < end_tap; ++tap)
               if (q + tap->shift >= 0 && q + tap->shift < plan.out_width)
-                *last++ = {from + (q + tap->shift) * grad_step, grad_step,
-                           (i * s.kernel_width + tap->column) * L};
+                *last++ = {from + (q + tap->shift) * grad_step, (i * s.kernel_width + tap->column) * L};
           }
           arguments.tap_count = last - taps;
+          arguments.grad_ahead = ahead + q * grad_step;
           while (q < end) {
             const int64_t size = tile_size(end - q, most_pixels), column = k + q * s.stride[1];
-            arguments.first_pixel = q - start;
             for (int64_t c = 0; c < channels; c += L) {
               const int lanes = static_cast<int>(smaller(L, channels - c));
               const Tile tile =
                   lanes == L ? UpTo<most_pixels>::full[size] : UpTo<most_pixels>::part[size];
-              is_odd |= tile(arguments, c, plan.packed + (first_channel + c) / L * Base::block_floats(s),
+
+              is_odd |= tile(arguments, (q - start) * grad_step + c, plan.packed + (first_channel + c) / L * Base::block_floats(s),
                              input + column * column_step + c, output + column * output_step + c, lanes);
             }
             q += size;
           }
         }
       }
+    }
     if (!is_direct) Base::scatter_rows(copied, step, channels, rows, s.width, target);
     for (int64_t r = 0; r < rows && is_odd; ++r)
       InputGrad<Isa>::repair(plan, image, first_channel, channels, first_row + r);
