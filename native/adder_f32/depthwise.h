@@ -171,6 +171,7 @@ struct DepthwiseForward {
     // Input rows [low, high) that the band reads.
     const int64_t top = first_row * s.stride[0] - s.padding[0];
     const int64_t height_reach = (s.kernel_height - 1) * s.dilation[0];
+    const int64_t width_reach = (s.kernel_width - 1) * s.dilation[1];
     const int64_t reach = (rows - 1) * s.stride[0] + height_reach + 1;
     const int64_t low = larger(0, top), high = smaller(s.height, top + reach);
     const float* input = plan.input + image * s.input_stride[0] + first_channel * s.input_stride[1];
@@ -194,52 +195,63 @@ struct DepthwiseForward {
     float* target = plan.output + image * step[0] + first_channel * step[1] + first_row * step[2];
     float* output = is_direct ? target : results;
 
-    // Output columns [inner, inner_end) read no padding on either side.
-    const int64_t width_reach = (s.kernel_width - 1) * s.dilation[1];
-    const int64_t inner = smaller(plan.out_width, ceil_div(s.padding[1], s.stride[1]));
-    const int64_t inner_end =
-        larger(inner, floor_div(s.width - 1 + s.padding[1] - width_reach, s.stride[1]) + 1);
     TileArguments arguments{};
     arguments.taps = taps;
     arguments.padded = padded;
-    arguments.input_step = s.stride[1] * column_step;
-    arguments.output_step = output_step;
     arguments.output_ahead = output_row_step;
     arguments.ahead_rows = smaller(s.stride[0], s.kernel_height);
     arguments.ahead_row_step = row_step;
     arguments.ahead_columns = smaller(s.stride[1], s.kernel_width);
     arguments.ahead_column_step = column_step;
-    for (int64_t r = 0; r < rows; ++r, output += output_row_step) {
-      arguments.ahead = input + (top + r * s.stride[0] + height_reach + 1 - low) * row_step;
-      for (int64_t q = 0; q < plan.out_width;) {
-        const int64_t start = q, end = q == inner && inner < inner_end ? inner_end : q + 1;
-        DepthwiseTap* last_tap = taps;
-        int64_t* last_padded = padded;
-        for (int64_t i = 0; i < s.kernel_height; ++i)
-          for (int64_t j = 0; j < s.kernel_width; ++j) {
-            const int64_t h = top + r * s.stride[0] + i * s.dilation[0];
-            const int64_t w = q * s.stride[1] + j * s.dilation[1] - s.padding[1];
-            const int64_t filter = (i * s.kernel_width + j) * L;
-            if (h >= 0 && h < s.height && w >= 0 && w < s.width)
-              *last_tap++ = {input + (h - low) * row_step + w * column_step, filter};
-            else
-              *last_padded++ = filter;
-          }
-        arguments.tap_count = last_tap - taps;
-        arguments.padded_count = last_padded - padded;
-        while (q < end) {
-          const int64_t size = tile_size(end - q, most_pixels);
-          for (int64_t c = 0; c < channels; c += L) {
-            const int lanes = static_cast<int>(smaller(L, channels - c));
-            const Tile tile = lanes == L ? UpTo<most_pixels>::full[size] : UpTo<most_pixels>::part[size];
-            tile(arguments, (q - start) * arguments.input_step + c,
-                 plan.packed + (first_channel + c) / L * Base::block_floats(s),
-                 output + q * output_step + c, lanes);
-          }
-          q += size;
+    // `count` pixels, rightwards or downwards from (r, q), that miss the input with the same taps.
+    const auto run = [&](int64_t r, int64_t q, int64_t count, bool is_down) {
+      arguments.input_step = is_down ? s.stride[0] * row_step : s.stride[1] * column_step;
+      arguments.output_step = is_down ? output_row_step : output_step;
+      const int64_t h = top - low + r * s.stride[0], w = q * s.stride[1] - s.padding[1];
+      DepthwiseTap* last_tap = taps;
+      int64_t* last_padded = padded;
+      for (int64_t i = 0; i < s.kernel_height; ++i)
+        for (int64_t j = 0; j < s.kernel_width; ++j) {
+          const int64_t row = h + i * s.dilation[0], column = w + j * s.dilation[1];
+          const int64_t filter = (i * s.kernel_width + j) * L;
+          if (row >= 0 && row < high - low && column >= 0 && column < s.width)
+            *last_tap++ = {input + row * row_step + column * column_step, filter};
+          else
+            *last_padded++ = filter;
+        }
+      arguments.tap_count = last_tap - taps;
+      arguments.padded_count = last_padded - padded;
+      arguments.ahead = input + (h + height_reach + 1) * row_step + (w + width_reach) * column_step;
+      for (int64_t k = 0; k < count;) {
+        const int64_t size = tile_size(count - k, most_pixels);
+        float* to = output + r * output_row_step + q * output_step + k * arguments.output_step;
+        for (int64_t c = 0; c < channels; c += L) {
+          const int lanes = static_cast<int>(smaller(L, channels - c));
+          const Tile tile = lanes == L ? UpTo<most_pixels>::full[size] : UpTo<most_pixels>::part[size];
+          tile(arguments, k * arguments.input_step + c,
+               plan.packed + (first_channel + c) / L * Base::block_floats(s), to + c, lanes);
+        }
+        k += size;
+      }
+    };
+
+    // Output columns [left, right) and rows [upper, lower) of the band read no padding beside or above and below.
+    const int64_t left = smaller(plan.out_width, ceil_div(s.padding[1], s.stride[1]));
+    const int64_t right = larger(left, floor_div(s.width - 1 + s.padding[1] - width_reach, s.stride[1]) + 1);
+    const int64_t upper = smaller(rows, larger(0, ceil_div(-top, s.stride[0])));
+    const int64_t lower =
+        larger(upper, smaller(rows, floor_div(s.height - 1 - height_reach - top, s.stride[0]) + 1));
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t q = 0; q < plan.out_width; ++q) {
+        if (q == left && left < right) {
+          run(r, q, right - left, false);
+          q = right - 1;
+        } else if (r < upper || r >= lower) {
+          run(r, q, 1, false);
+        } else if ((r - upper) % most_pixels == 0) {  // downwards, or there would be tiles of one pixel only
+          run(r, q, smaller(most_pixels, lower - r), true);
         }
       }
-    }
     if (!is_direct) Base::scatter_rows(results, step, channels, rows, plan.out_width, target);
   }
 };
@@ -279,7 +291,7 @@ struct DepthwiseInputGrad {
   static bool tile(const TileArguments& a, int64_t at, const float* packed, const float* input,
                    float* output, int lanes) {
     Vec x[P], total[P];
-    bool is_odd = false;
+    Vec sum = Isa::zero();  // NaN where one of x is, and for infinities of both signs, which does no harm
     ADDERKIT_UNROLL
     for (int p = 0; p < P; ++p) {
       const float* from = input + p * a.input_step;
@@ -287,7 +299,7 @@ struct DepthwiseInputGrad {
       prefetch_far(output + p * a.output_step + a.output_ahead);
       prefetch_far(a.grad_ahead + p * a.grad_step + at);
       x[p] = is_full ? Isa::load(from) : Isa::load_first(from, lanes);
-      is_odd |= Isa::any_nan(x[p]);
+      sum = Isa::add(sum, x[p]);
       total[p] = Isa::zero();
     }
     const Vec one = Isa::hidden_one();
@@ -309,7 +321,7 @@ struct DepthwiseInputGrad {
       else
         Isa::store_first(output + p * a.output_step, total[p], lanes);
     }
-    return is_odd;
+    return Isa::any_nan(sum);
   }
 
   using Tile = bool (*)(const TileArguments&, int64_t, const float*, const float*, float*, int);
@@ -372,52 +384,69 @@ struct DepthwiseInputGrad {
 
     TileArguments arguments{};
     arguments.taps = taps;
-    arguments.input_step = s.stride[1] * column_step;
-    arguments.output_step = s.stride[1] * output_step;
     arguments.input_ahead = row_step;
     arguments.output_ahead = output_row_step;
-    arguments.grad_step = grad_step;
     bool is_odd = false;
-    for (int64_t r = 0; r < rows; ++r, input += row_step, output += output_row_step) {
-      const float* ahead = grad + ((first_row + r + 1 + s.padding[0]) / s.stride[0] - low) * grad_row_step;
-      for (int64_t k = 0; k < plan.classes; ++k) {
-        // Pixels [inner, inner_end) of this class reach an output column through each of its taps.
-        const ClassTap *first_tap = plan.class_taps + plan.class_first[k],
-                       *end_tap = plan.class_taps + plan.class_first[k + 1];
-        const int64_t pixels = ceil_div(s.width - k, s.stride[1]);
-        int64_t inner = 0, inner_end = pixels;
-        for (const ClassTap* tap = first_tap; tap < end_tap; ++tap) {
-          inner = larger(inner, -tap->shift);
-          inner_end = smaller(inner_end, plan.out_width - tap->shift);
+    // `count` pixels, rightwards or downwards from (r, q) of a residue class, that the same taps reach.
+    const auto run = [&](int64_t r, int64_t residue, int64_t q, int64_t count, bool is_down) {
+      arguments.grad_step = is_down ? grad_row_step : grad_step;
+      arguments.input_step = is_down ? s.stride[0] * row_step : s.stride[1] * column_step;
+      arguments.output_step = is_down ? s.stride[0] * output_row_step : s.stride[1] * output_step;
+      DepthwiseTap* last = taps;
+      for (int64_t i = 0; i < s.kernel_height; ++i) {
+        const int64_t h = first_row + r + s.padding[0] - i * s.dilation[0];
+        if (h < 0 || h % s.stride[0] != 0 || h / s.stride[0] >= plan.out_height) continue;
+        const float* from = grad + (h / s.stride[0] - low) * grad_row_step;
+        for (int64_t k = plan.class_first[residue]; k < plan.class_first[residue + 1]; ++k) {
+          const int64_t column = q + plan.class_taps[k].shift;
+          if (column >= 0 && column < plan.out_width)
+            *last++ = {from + column * grad_step, (i * s.kernel_width + plan.class_taps[k].column) * L};
         }
-        for (int64_t q = 0; q < pixels;) {
-          const int64_t start = q, end = q == inner && inner < inner_end ? inner_end : q + 1;
-          DepthwiseTap* last = taps;
-          for (int64_t i = 0; i < s.kernel_height; ++i) {
-            const int64_t h = first_row + r + s.padding[0] - i * s.dilation[0];
-            if (h < 0 || h % s.stride[0] != 0 || h / s.stride[0] >= plan.out_height) continue;
-            const float* from = grad + (h / s.stride[0] - low) * grad_row_step;
-            for (const ClassTap* tap = first_tap; tap < end_tap; ++tap)
-              if (q + tap->shift >= 0 && q + tap->shift < plan.out_width)
-                *last++ = {from + (q + tap->shift) * grad_step, (i * s.kernel_width + tap->column) * L};
-          }
-          arguments.tap_count = last - taps;
-          arguments.grad_ahead = ahead + q * grad_step;
-          while (q < end) {
-            const int64_t size = tile_size(end - q, most_pixels), column = k + q * s.stride[1];
-            for (int64_t c = 0; c < channels; c += L) {
-              const int lanes = static_cast<int>(smaller(L, channels - c));
-              const Tile tile =
-                  lanes == L ? UpTo<most_pixels>::full[size] : UpTo<most_pixels>::part[size];
+      }
+      arguments.tap_count = last - taps;
+      // Each row of grad_output is new once, to the rows below it.
+      arguments.grad_ahead =
+          grad + ((first_row + r + 1 + s.padding[0]) / s.stride[0] - low) * grad_row_step + q * grad_step;
+      const int64_t column = residue + q * s.stride[1];
+      const float* from = input + r * row_step + column * column_step;
+      float* to = output + r * output_row_step + column * output_step;
+      for (int64_t k = 0; k < count;) {
+        const int64_t size = tile_size(count - k, most_pixels);
+        for (int64_t c = 0; c < channels; c += L) {
+          const int lanes = static_cast<int>(smaller(L, channels - c));
+          const Tile tile = lanes == L ? UpTo<most_pixels>::full[size] : UpTo<most_pixels>::part[size];
+          is_odd |= tile(arguments, k * arguments.grad_step + c,
+                         plan.packed + (first_channel + c) / L * Base::block_floats(s),
+                         from + k * arguments.input_step + c, to + k * arguments.output_step + c, lanes);
+        }
+        k += size;
+      }
+    };
 
-              is_odd |= tile(arguments, (q - start) * grad_step + c, plan.packed + (first_channel + c) / L * Base::block_floats(s),
-                             input + column * column_step + c, output + column * output_step + c, lanes);
-            }
-            q += size;
+    // Every tap of rows [upper, lower) and, in a residue class, of pixels [left, right) lies in grad_output, but
+    // for those that the stride steps over.
+    const int64_t upper = smaller(rows, larger(0, reach - s.padding[0] - first_row));
+    const int64_t lower =
+        larger(upper, smaller(rows, (plan.out_height - 1) * s.stride[0] - s.padding[0] - first_row + 1));
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t residue = 0; residue < plan.classes; ++residue) {
+        const int64_t pixels = ceil_div(s.width - residue, s.stride[1]);
+        int64_t left = 0, right = pixels;
+        for (int64_t k = plan.class_first[residue]; k < plan.class_first[residue + 1]; ++k) {
+          left = larger(left, -plan.class_taps[k].shift);
+          right = smaller(right, plan.out_width - plan.class_taps[k].shift);
+        }
+        for (int64_t q = 0; q < pixels; ++q) {
+          if (q == left && left < right) {
+            run(r, residue, q, right - left, false);
+            q = right - 1;
+          } else if (r < upper || r >= lower) {
+            run(r, residue, q, 1, false);
+          } else if ((r - upper) / s.stride[0] % most_pixels == 0) {  // downwards, as in the forward pass
+            run(r, residue, q, smaller(most_pixels, ceil_div(lower - r, s.stride[0])), true);
           }
         }
       }
-    }
     if (!is_direct) Base::scatter_rows(copied, step, channels, rows, s.width, target);
     for (int64_t r = 0; r < rows && is_odd; ++r)
       InputGrad<Isa>::repair(plan, image, first_channel, channels, first_row + r);
