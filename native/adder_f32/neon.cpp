@@ -65,8 +65,8 @@ struct Neon {
   static Vec difference(Vec f, Vec x, Vec, int) {
     return {vsubq_f32(f.low, x.low), vsubq_f32(f.high, x.high)};
   }
-  // fmax and not fmaxnm, though either would do: a NaN or an infinity of x or f is also in the sums that the
-  // result starts from, so the result is not finite whichever operand a maximum returns.
+  // fmax and not fmaxnm, though either would do: a NaN or an infinity of x or f is also in the sums that are
+  // added to the result, so the result is not finite whichever operand a maximum returns.
   static Vec minus_twice_max(Vec a, Vec b, Vec total) {
     const float32x4_t factor = vdupq_n_f32(-2.0f);
     return {vfmaq_f32(total.low, vmaxq_f32(a.low, b.low), factor),

@@ -17,23 +17,28 @@ namespace {
 constexpr int64_t band_floats = 64 * 1024;
 // Tasks for each thread, so that one that is held up (another process on its core) does not hold up the rest.
 constexpr int64_t tasks_per_thread = 4;
+// Of any size or step, so that no sum or product of two of them overflows.
+constexpr int64_t largest_size = INT32_MAX;
 // Adder operations below which waking a second thread (some 5 us) costs more than it saves.
-constexpr int64_t parallel_operations = 400 * 1000;
+constexpr double parallel_operations = 400 * 1000;
 // Mean over standard deviation of the filters from which their mean is subtracted: below it the identity
 // loses at most three bits to the offset.
 constexpr double offset_ratio = 8.0;
 
 int32_t check(const Shape* s, int64_t* out_height, int64_t* out_width) {
   if (s == nullptr) return fail(ADDERKIT_INVALID_ARGUMENT, "`shape` is NULL");
-  if (s->batch < 0) return fail(ADDERKIT_INVALID_ARGUMENT, "`batch` must be >= 0");
+  if (s->batch < 0 || s->batch > largest_size)
+    return fail(ADDERKIT_INVALID_ARGUMENT, "`batch` must be from 0 to 2^31 - 1");
   const int64_t sizes[] = {s->channels,      s->height,       s->width,     s->out_channels,
                            s->kernel_height, s->kernel_width, s->stride[0], s->stride[1],
                            s->dilation[0],   s->dilation[1],  s->groups};
   for (int64_t size : sizes)
-    if (size < 1)
-      return fail(ADDERKIT_INVALID_ARGUMENT, "sizes, strides, dilations and `groups` must be >= 1");
-  if (s->padding[0] < 0 || s->padding[1] < 0)
-    return fail(ADDERKIT_INVALID_ARGUMENT, "`padding` must be >= 0");
+    if (size < 1 || size > largest_size)
+      return fail(ADDERKIT_INVALID_ARGUMENT,
+                  "sizes, strides, dilations and `groups` must be from 1 to 2^31 - 1");
+  for (int64_t padding : s->padding)
+    if (padding < 0 || padding > largest_size)
+      return fail(ADDERKIT_INVALID_ARGUMENT, "`padding` must be from 0 to 2^31 - 1");
   if (s->channels % s->groups != 0 || s->out_channels % s->groups != 0)
     return fail(ADDERKIT_INVALID_ARGUMENT, "`groups` must divide `channels` and `out_channels`");
   const int64_t reach_h = s->dilation[0] * (s->kernel_height - 1) + 1;
@@ -66,7 +71,7 @@ int64_t rows_of_band(int64_t rows, int64_t images, int64_t row_floats, int64_t f
   return std::max<int64_t>(1, std::min({rows, by_cache, by_threads}));
 }
 
-int threads_for(int64_t operations, int32_t threads) {
+int threads_for(double operations, int32_t threads) {
   return operations < parallel_operations ? 1 : thread_count(threads);
 }
 
@@ -84,8 +89,7 @@ void choose_offset(ForwardPlan* plan, const ForwardKernels& kernels, const std::
   if (!std::isfinite(mean) || !std::isfinite(variance)) return;
   if (mean * mean <= offset_ratio * offset_ratio * variance) return;
   plan->offset = static_cast<float>(mean);
-  parallel_for(static_cast<int64_t>(sums.size()), threads,
-               [&](int64_t task) { kernels.shift(*plan, task); });
+  parallel_for(static_cast<int64_t>(sums.size()), threads, [&](int64_t task) { kernels.shift(*plan, task); });
 }
 
 bool is_depthwise(const Shape& s) {
@@ -113,8 +117,8 @@ int32_t forward(const AdderF32Kernels& isa, ForwardPlan& plan, int32_t wanted_th
   const bool is_copied = s.input_stride[1] != 1 || s.output_stride[1] != 1;
   place_parts(s, plan.group_filters, isa.lanes, is_copied, &plan.parts, &plan.blocks);
   const int64_t taps = s.kernel_height * s.kernel_width;
-  const int64_t operations =
-      s.batch * s.out_channels * plan.out_height * plan.out_width * plan.group_channels * taps;
+  const double operations =
+      1.0 * s.batch * s.out_channels * plan.out_height * plan.out_width * plan.group_channels * taps;
   const int threads = threads_for(operations, wanted_threads);
 
   std::vector<Tap> row_taps, column_taps;
@@ -198,12 +202,11 @@ int32_t input_grad(const AdderF32Kernels& isa, InputGradPlan& plan, int32_t want
   const InputGradKernels& kernels = is_depthwise(s) ? isa.depthwise_input_grad : isa.input_grad;
   plan.group_channels = s.channels / s.groups;
   plan.group_filters = s.out_channels / s.groups;
-  const bool is_copied =
-      s.output_stride[1] != 1 || s.input_stride[1] != 1 || plan.grad_input_stride[1] != 1;
+  const bool is_copied = s.output_stride[1] != 1 || s.input_stride[1] != 1 || plan.grad_input_stride[1] != 1;
   place_parts(s, plan.group_channels, isa.lanes, is_copied, &plan.parts, &plan.blocks);
   const int64_t taps = s.kernel_height * s.kernel_width;
-  const int64_t operations =
-      s.batch * s.out_channels * plan.out_height * plan.out_width * plan.group_channels * taps;
+  const double operations =
+      1.0 * s.batch * s.out_channels * plan.out_height * plan.out_width * plan.group_channels * taps;
   const int threads = threads_for(operations, wanted_threads);
 
   std::vector<ClassTap> class_taps;
@@ -213,8 +216,7 @@ int32_t input_grad(const AdderF32Kernels& isa, InputGradPlan& plan, int32_t want
   plan.class_first = class_first.data();
   int64_t row_floats =
       plan.group_filters * plan.grad_columns / s.stride[0] + s.width * plan.blocks * isa.lanes;
-  if (is_depthwise(s))
-    row_floats = is_copied ? (plan.out_width / s.stride[0] + 2 * s.width) * isa.lanes : 0;
+  if (is_depthwise(s)) row_floats = is_copied ? (plan.out_width / s.stride[0] + 2 * s.width) * isa.lanes : 0;
   const int64_t reach = (s.kernel_height - 1) * s.dilation[0];
   plan.band_rows = rows_of_band(s.height, s.batch * plan.parts, row_floats, reach, threads);
   plan.bands = (s.height + plan.band_rows - 1) / plan.band_rows;

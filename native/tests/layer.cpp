@@ -40,16 +40,16 @@ Layer::Layer(uint64_t seed) {
   }
 }
 
-Layer::Layer(uint64_t seed, float offset) : offset_(offset) {
+Layer::Layer(uint64_t seed, float offset, int64_t size) : offset_(offset) {
   Random random{seed};
   shape.batch = 1;
   shape.channels = 512;
   shape.out_channels = 20;
-  shape.height = shape.width = 3;
+  shape.height = shape.width = size;
   shape.kernel_height = shape.kernel_width = 3;
   shape.groups = 1;
   for (int axis = 0; axis < 2; ++axis) shape.stride[axis] = shape.dilation[axis] = shape.padding[axis] = 1;
-  out_height_ = out_width_ = 3;
+  out_height_ = out_width_ = size;
   draw_tensors(random, false);
   for (Tensor* t : {input.get(), weight.get()}) t->each([&](float& v) { v += offset; });
 }

@@ -17,8 +17,8 @@ struct Expected {
 class Layer {
  public:
   explicit Layer(uint64_t seed);
-  // 512 channels, 3x3: sums of 4608 terms.
-  Layer(uint64_t seed, float offset);
+  // 512 channels, 3x3: sums of 4608 terms. Of an input of one pixel, eight ninths of a patch are padding.
+  Layer(uint64_t seed, float offset, int64_t size);
 
   // output = forward(input, weight), in the order N, C, H, W; likewise the gradient. The status of the call.
   int32_t forward(int32_t threads) const;

@@ -175,8 +175,8 @@ x, f, y = draw(1, 4, 5, 5), draw(2, 4, 3, 3), np.empty((1, 2, 3, 3), np.float32)
 def refused(status, word):
     assert status == 1, status
     assert word in native.error(), native.error()
-refused(forward(x, f, y, stride=(0, 1)), "must be >= 1")
-refused(forward(x, f, y, dilation=(1, -2)), "must be >= 1")
+refused(forward(x, f, y, stride=(0, 1)), "must be from 1 to 2^31 - 1")
+refused(forward(x, f, y, dilation=(1, -2)), "must be from 1 to 2^31 - 1")
 refused(forward(x, f, y, groups=3), "`groups` must divide")
 refused(forward(x, f, y, padding=(-1, 0)), "`padding`")
 refused(forward(x, f, y, dilation=(3, 1)), "larger than the padded input")
