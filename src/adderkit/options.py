@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+
+_LONGEST = 200
 
 
 class Problem(NamedTuple):
@@ -46,6 +49,14 @@ class Options(BaseModel):
             raise ValueError("must be a number")
         return value
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        """A NUL or a lone surrogate (of an argument that is no UTF-8) would fail at the first file that holds it."""
+        if isinstance(value, (str, Path)) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in str(value)):
+            raise ValueError("must be text that UTF-8 can write, without NUL")
+        return value
+
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
@@ -60,17 +71,40 @@ def _problems(model: type[BaseModel], item: Any) -> list[Problem]:
     cause = item.get("ctx", {}).get("error")
     if isinstance(cause, OptionsError):  # a nested group: its keys gain our prefix
         return [problem._replace(key=f"{key}.{problem.key}") for problem in cause.problems]
+    value = f" (={brief(item['input'])})"
     if cause is not None:  # raised by a validator of the group itself
-        return [Problem(key, "", f" (={item['input']!r}): {cause}")]
+        return [Problem(key, "", f"{value}: {cause}")]
     if item["type"] == "extra_forbidden":
-        allowed = list(model.model_fields)
-        near = get_close_matches(key, allowed)
+        near = _near(model, key)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        return [Problem(key, "unknown key ", f" (={item['input']!r}){hint} Allowed: {', '.join(allowed)}")]
+        return [Problem(brief(key)[1:-1], "unknown key ", f"{value}{hint} Allowed: {', '.join(model.model_fields)}")]
     if item["type"] == "missing":
         return [Problem(key, "", " is required")]
+    if item["type"] in ("model_type", "model_attributes_type"):
+        return [Problem(key, "", f"{value} must be a group of options: a mapping of keys to values")]
     message = item["msg"].replace("Input should be", "must be", 1)
-    return [Problem(key, "", f" (={item['input']!r}) {message}")]
+    return [Problem(key, "", f"{value} {message}")]
+
+
+def _near(model: type[BaseModel], key: str) -> list[str]:
+    """Keys that may have been meant: of nearly this name, or of this very name within a group."""
+    near = get_close_matches(key, list(model.model_fields))
+    groups = {name: field.annotation for name, field in model.model_fields.items()}
+    inner = [
+        f"{name}.{key}"
+        for name, group in groups.items()
+        if isinstance(group, type) and issubclass(group, BaseModel) and key in group.model_fields
+    ]
+    return [*inner, *near]
+
+
+def brief(value: Any) -> str:
+    """A value as messages show it: in Python's notation, and never longer than a line."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = f"a value of the type {type(value).__name__} that is too long to show"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _merged(problems: list[Problem]) -> list[Problem]:

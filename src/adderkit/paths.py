@@ -1,4 +1,4 @@
-"""Where adderkit keeps what outlives a run: downloads and cached teachers."""
+"""Where adderkit keeps what outlives a run, and how paths are shown."""
 
 from __future__ import annotations
 
@@ -9,3 +9,8 @@ from pathlib import Path
 def home() -> Path:
     """`$ADDERKIT_HOME`, default `~/.cache/adderkit`."""
     return Path(os.environ.get("ADDERKIT_HOME") or "~/.cache/adderkit").expanduser()
+
+
+def shown(path: Path | str) -> str:
+    """A path as messages show it: line breaks, escape sequences and bytes that are no UTF-8 are spelled out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(path))

@@ -38,7 +38,7 @@ def test_truncated_image_is_refused(pair: Pair):
 def test_mixed_sizes_name_two_files_and_the_way_out(pair: Pair, limit: dict[str, int]):
     images = pngs(5) + pngs(1, shape=(6, 4, 3))
     files = pair(images, pngs(3))
-    message = r"train.parquet:0 is 7x9, .*train.parquet:5 is 4x6 \(width x height\); set `image_size`"
+    message = r"train.parquet:0 is 7x9, .*train.parquet:5 is 4x6 \(width x height\); set `data.image_size`"
     with pytest.raises(ValueError, match=message):
         load(DataConfig(name="parquet", **files, **limit))
     data = load(DataConfig(name="parquet", **files, image_size=8, **limit))

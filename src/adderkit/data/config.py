@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -24,7 +25,9 @@ class DataConfig(Options):
     """Parquet file of the test images, or a folder of such files."""
     label: str | None = Field(default=None, min_length=1)
     """Name of the set in every summary (default: the source's name, or that of the file or folder)."""
-    image_size: int | None = Field(default=None, ge=1)
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """Images that can't be used: end the run, or leave them out, which decodes every image once more at the start."""
+    image_size: int | None = Field(default=None, ge=1, le=8192)
     """Resize the shorter side to this many pixels, then crop the centre square; default: images as they are."""
     train_rows: str | None = None
     """Slice START:STOP of the training images, counted from 0."""
@@ -34,7 +37,7 @@ class DataConfig(Options):
     """Random crop after padding with this many zeros; default: an eighth of the shorter side, 0 for none."""
     flip: bool | None = None
     """Random horizontal flip of training images; default: all sources but digits."""
-    workers: int = Field(default=2, ge=0)
+    workers: int = Field(default=2, ge=0, le=256)
     """Processes that decode the images of sets beyond the memory limit; 0: the training's own."""
     memory_limit_mb: int = Field(default=2048, ge=0)
     """Sets whose decoded images fit in so many MiB are held as one tensor on the device."""
@@ -69,6 +72,6 @@ class DataConfig(Options):
     @field_validator("train_rows", "test_rows")
     @classmethod
     def _is_slice(cls, rows: str | None) -> str | None:
-        if rows is not None and not re.fullmatch(r"\d*:\d*", rows):
+        if rows is not None and not re.fullmatch(r"[0-9]{0,18}:[0-9]{0,18}", rows):
             raise ValueError("must be START:STOP, counted from 0, as 0:1000, 1000: or :1000")
         return rows

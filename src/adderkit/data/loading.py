@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adderkit.data import registry, stream
+from adderkit.data import registry, sift, stream
 from adderkit.data.config import DataConfig
 from adderkit.data.image import mixed_sizes, read
 from adderkit.data.raw import RawData, RawSplit
@@ -33,6 +33,7 @@ class ImageData:
         std: Per channel, alike; what normalisation divides by.
         train: The training images.
         test: The test images.
+        skipped: What `on_bad_image` (=skip) left out.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ImageData:
     std: tuple[float, ...]
     train: Split
     test: Split
+    skipped: tuple[sift.Skipped, ...] = ()
 
     def facts(self) -> dict[str, object]:
         """What tells these images from others, in plain values; mean and std come from the pixels themselves."""
@@ -54,6 +56,7 @@ class ImageData:
             "mean": list(self.mean),
             "std": list(self.std),
             "images": [len(self.train), len(self.test)],
+            "skipped": sift.digest(self.skipped),
         }
 
 
@@ -61,7 +64,8 @@ def load(config: DataConfig, device: torch.device | str = "cpu") -> ImageData:
     """Loads the data set that the options describe and refuses what would fail later.
 
     Sets whose decoded images fit in `config.memory_limit_mb` are decoded now, so that every broken image is found.
-    Of larger sets every header is read now; a file broken further on is found, and named, when it is decoded. Mean and
+    Of larger sets every header is read now; a file broken further on is found, and named, when it is decoded. With
+    `config.on_bad_image` (=skip) every image is decoded once before that, whatever the size of the set. Mean and
     deviation, unless published with the set, are exact over the training images of the former, and over 2,048 evenly
     spaced ones of the latter.
 
@@ -77,13 +81,22 @@ def load(config: DataConfig, device: torch.device | str = "cpu") -> ImageData:
     raw = registry.get(config.name).load(config)
     if not raw.classes:
         raise ValueError(f"{raw.name}: the class list is empty; a data set needs at least one class")
+    for name in raw.classes:
+        if _is_unwritable(name):
+            raise ValueError(f"{raw.name}: the class name {name!r} is no text that UTF-8 can write; rename the class")
     for part, split in (("training", raw.train), ("test", raw.test)):
         if not len(split):
             raise ValueError(f"{raw.name}: no {part} images")
     train = _select(raw.train, config.train_rows, "train_rows")
     test = _select(raw.test, config.test_rows, "test_rows")
     _check_labels(raw.classes, train, test)
-    splits, size = (train, test), config.image_size
+    size = config.image_size
+    skipped: list[sift.Skipped] = []
+    if config.on_bad_image == "skip":
+        train, bad_train = sift.sift(train, "train", size, raw.classes, config.workers)
+        test, bad_test = sift.sift(test, "test", size, raw.classes, config.workers)
+        skipped = [*bad_train, *bad_test]
+    splits = (train, test)
     first, other = (read(split, 0, size).shape for split in splits)
     if first[:2] != other[:2]:
         raise mixed_sizes(train.where(0), first[1::-1], test.where(0), other[1::-1])
@@ -100,6 +113,8 @@ def load(config: DataConfig, device: torch.device | str = "cpu") -> ImageData:
         sample = np.linspace(0, len(train) - 1, min(len(train), _SAMPLE)).round().astype(np.int64)
         mean, std = _statistics(raw, channels, expand(decode_all(train.take(sample), size), channels))
     padding = (min(height, width) + 4) // 8 if config.crop_padding is None else config.crop_padding
+    if padding > max(height, width):
+        raise ValueError(f"`crop_padding` (={padding}) must be at most {max(height, width)}, the side of the images")
     flip = raw.flip if config.flip is None else config.flip
     how = Preparation(padding, flip, mean, std)
     made: list[Split] = (
@@ -107,7 +122,13 @@ def load(config: DataConfig, device: torch.device | str = "cpu") -> ImageData:
         if in_memory
         else [stream.StreamSplit(s, size, channels, config.workers, how, device) for s in splits]
     )
-    return ImageData(config.label or raw.name, raw.classes, channels, height, width, mean, std, *made)
+    name = config.label or raw.name
+    return ImageData(name, raw.classes, channels, height, width, mean, std, *made, skipped=tuple(skipped))
+
+
+def _is_unwritable(name: str) -> bool:
+    """A lone surrogate: of a folder's name that is no UTF-8. It would fail at the first checkpoint."""
+    return any("\ud800" <= c <= "\udfff" for c in name)
 
 
 def _select(split: RawSplit, rows: str | None, option: str) -> RawSplit:

@@ -9,10 +9,13 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationInfo, create_model, field_validator
 
-from adderkit import models
+from adderkit import models, strict_yaml
 from adderkit.data import DataConfig
 from adderkit.distill import method_names, method_type
-from adderkit.options import Options
+from adderkit.options import Options, brief
+from adderkit.paths import shown
+
+_LONGEST_RECIPE = 2**16  # characters: the longest of ours has 3,000
 
 
 class BaseConfig(Options):
@@ -33,11 +36,12 @@ class BaseConfig(Options):
     lr: float = Field(default=0.1, ge=0, description="initial learning rate of SGD; a cosine takes it to 0")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(default=5e-4, ge=0, description="of SGD")
-    eta: float = Field(default=0.2, ge=0, description="the adder layers' adaptive local learning rate")
+    eta: float = Field(default=0.2, gt=0, description="the adder layers' adaptive local learning rate")
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where to train; auto: cuda where there is one"
     )
     checkpoint_minutes: float = Field(default=5.0, gt=0, description="between checkpoints within an epoch")
+    keep_checkpoints: int = Field(default=3, ge=1, description="how many checkpoints stay; a damaged one falls back")
     data: DataConfig = Field(default=DataConfig(), description="The images")
 
     @field_validator("method", "student", "teacher")
@@ -83,25 +87,30 @@ def load_recipe(path: Path) -> BaseConfig:
     Raises:
         ValueError: no such file, no YAML, no mapping, unknown keys, impossible values; the text names the file.
     """
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise ValueError(f"recipe `{shown(path)}` can't be read: it is no regular file")
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, encoding="utf-8") as file:
+            text = file.read(_LONGEST_RECIPE + 1)
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"recipe `{path}` can't be read: {error}") from None
+        raise ValueError(f"recipe `{shown(path)}` can't be read: {error}") from None
+    if len(text) > _LONGEST_RECIPE:
+        raise ValueError(f"recipe `{shown(path)}` can't be a recipe: it has more than {_LONGEST_RECIPE} characters")
     try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
-        raise ValueError(f"recipe `{path}` is no YAML: {error}") from None
+        values = strict_yaml.load(text)
+    except ValueError as error:
+        raise ValueError(f"recipe `{shown(path)}` is no YAML that a recipe can be: {error}") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise ValueError(f"recipe `{path}` must be a mapping of keys to values, but is {type(values).__name__}")
+        raise ValueError(f"recipe `{shown(path)}` must be a mapping of keys to values, but is {type(values).__name__}")
     for key in [*values, *(key for group in values.values() if isinstance(group, dict) for key in group)]:
         if not isinstance(key, str):
-            raise ValueError(f"recipe `{path}`: unknown key `{key}`: keys are words")
+            raise ValueError(f"recipe `{shown(path)}`: unknown key `{brief(key)}`: keys are words")
     try:
         return config_type()(**values)
     except ValueError as error:
-        raise ValueError(f"recipe `{path}`: {error}") from None
+        raise ValueError(f"recipe `{shown(path)}`: {error}") from None
 
 
 def to_values(config: BaseConfig) -> dict[str, Any]:

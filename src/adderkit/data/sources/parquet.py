@@ -2,8 +2,8 @@
 
 Column `image` (or `img`) is a struct `{bytes, path}` with the encoded file, or plain binary; column `label` (or
 `labels`, or `fine_label` as in CIFAR-100) is an integer. Class names come from the ClassLabel feature in the schema
-metadata; without it classes are named 0, 1, ... up to the largest training label. The encoded files are held in
-memory.
+metadata; without it they are named 0, 1, ... up to the largest training label, and none of these may be missing. The
+encoded files are held in memory; `path` is never opened.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
+
 from adderkit.data.config import DataConfig
-from adderkit.data.raw import RawData
+from adderkit.data.raw import RawData, RawSplit
 from adderkit.data.registry import register
+from adderkit.paths import shown
 
 _TRAIN_NAMES = ("train",)
 _TEST_NAMES = ("test", "validation", "val")
@@ -28,7 +31,7 @@ def parquet(config: DataConfig) -> RawData:
     """
     if config.train is not None and config.test is not None:
         if config.root is not None:
-            raise ValueError(f"`root` (={config.root}) cannot go with `train` and `test`: give one or the other")
+            raise ValueError(f"`root` (={shown(config.root)}) cannot go with `train` and `test`: give one or the other")
         train, test = _shards(config.train, "train"), _shards(config.test, "test")
         name = _set_name(config.train)
     elif config.root is not None:
@@ -41,11 +44,25 @@ def parquet(config: DataConfig) -> RawData:
     train_split, train_classes = shards.read(train)
     test_split, test_classes = shards.read(test)
     if train_classes != test_classes and train_classes is not None and test_classes is not None:
-        raise ValueError(f"class names of {test[0]} {test_classes} differ from those of {train[0]} {train_classes}")
+        raise ValueError(
+            f"class names of {shown(test[0])} {shards.brief(test_classes)} differ from those of {shown(train[0])}"
+            f" {shards.brief(train_classes)}"
+        )
     classes = train_classes if train_classes is not None else test_classes
-    if classes is None:
-        classes = tuple(str(k) for k in range(int(train_split.labels.max(initial=-1)) + 1))
-    return RawData(name, classes, train_split, test_split)
+    return RawData(name, _numbered(train_split, train[0]) if classes is None else classes, train_split, test_split)
+
+
+def _numbered(split: RawSplit, file: Path) -> tuple[str, ...]:
+    """Classes without names: every number from 0 to the largest must occur, or the numbers do not mean that."""
+    found = np.unique(split.labels)
+    gaps = np.flatnonzero(found != np.arange(len(found)))
+    if len(gaps):
+        raise ValueError(
+            f"{shown(file)}: label {found[gaps[0]]}, but no label {gaps[0]}: labels of classes without names must be"
+            " 0, 1, ... without gaps; number them anew, or give a list of class names in the schema metadata"
+            " `huggingface`"
+        )
+    return tuple(map(str, found))
 
 
 def _set_name(train: Path) -> str:
@@ -69,7 +86,7 @@ def _shards(path: Path, option: str) -> list[Path]:
     files = sorted(path.glob("*.parquet"))
     if not files:
         problem = "holds no *.parquet file" if path.is_dir() else "does not exist"
-        raise ValueError(f"`{option}` (={path}) {problem}; it must be a parquet file or a folder of them")
+        raise ValueError(f"`{option}` (={shown(path)}) {problem}; it must be a parquet file or a folder of them")
     return files
 
 
@@ -83,12 +100,12 @@ def _find(root: Path, words: tuple[str, ...]) -> list[Path]:
         files = [file for file in candidates if prefixes[file] is not None]
         if len({prefixes[file] for file in files}) > 1:
             raise ValueError(
-                f"`root` (={root}) holds several sets ({', '.join(file.name for file in files[:4])}); "
+                f"`root` (={shown(root)}) holds several sets ({shown(', '.join(file.name for file in files[:4]))}); "
                 "choose one with `train` and `test`"
             )
         if files:
             return files
     raise ValueError(
-        f"`root` (={root}) holds no parquet file named {' or '.join(words)}, as {words[0]}-00000.parquet; "
+        f"`root` (={shown(root)}) holds no parquet file named {' or '.join(words)}, as {words[0]}-00000.parquet; "
         "give `train` and `test` instead"
     )
