@@ -1,7 +1,8 @@
 // The table row of one instruction set, from its vector operations.
 #pragma once
 
-#include "depthwise.h"
+#include "depthwise_forward.h"
+#include "depthwise_input_grad.h"
 #include "forward.h"
 #include "input_grad.h"
 #include "peak/peak.h"
