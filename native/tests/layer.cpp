@@ -56,12 +56,12 @@ Layer::Layer(uint64_t seed, float offset, int64_t size) : offset_(offset) {
 
 void Layer::draw_shape(Random& random, int64_t most_operations) {
   const auto channels = [&] {
-    return random.pick({1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65});
+    return random.pick({1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 97});
   };
   shape.batch = random.one_in(20) ? 0 : random.between(1, 3);
   shape.groups = random.one_in(4) ? random.between(2, 4) : 1;
   int64_t group_channels = channels(), group_filters = channels();
-  if (random.one_in(8)) {  // depthwise
+  if (random.one_in(4)) {  // depthwise
     shape.groups = channels();
     group_channels = group_filters = 1;
   }
