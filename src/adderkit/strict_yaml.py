@@ -54,5 +54,5 @@ def load(text: str) -> Any:
         raise ValueError(str(error)) from None
 
 
-def _at(mark: yaml.Mark) -> str:
+def _at(mark: Any) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}"

@@ -155,7 +155,8 @@ def header(raw: RawSplit, row: int) -> tuple[int, int, int]:
         with raw.open(row) as image:
             colours = channels(image)
             _check_pixels(image.size)
-            return *(image.size[::-1] if _turn(image) in _SIDEWAYS else image.size), colours
+            width, height = image.size
+            return (height, width, colours) if _turn(image) in _SIDEWAYS else (width, height, colours)
     except Exception as error:
         raise _named(raw.where(row), error) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -66,6 +67,10 @@ def load_official(model: nn.Module, checkpoint: str | PathLike[str] | Mapping[st
 
 def _read(path: Path) -> Any:
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise ValueError("it is compressed, as torch.save never does: it could fill all memory")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the unpickler raise anything; its name must be said
         found = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
@@ -168,6 +173,10 @@ def _faults(own: Mapping[str, Any], tensors: dict[str, Tensor], names: dict[str,
         here, there = own[names[official]], tensors[official]
         if here.shape != there.shape:
             faults.append(f"`{official}` has the shape {tuple(there.shape)}, in the model {tuple(here.shape)}")
-        elif here.is_floating_point() != there.is_floating_point():
+        elif here.is_floating_point() != there.is_floating_point() or there.is_complex():
             faults.append(f"`{official}` has the dtype {there.dtype}, in the model {here.dtype}")
+        elif there.layout is not torch.strided or there.is_quantized or there.is_meta:
+            faults.append(f"`{official}` is no plain tensor, but sparse, quantized or without data")
+        elif there.is_floating_point() and not there.isfinite().all():
+            faults.append(f"`{official}` holds a NaN or an infinity")
     return faults
