@@ -6,6 +6,6 @@ from adderkit.data.config import DataConfig
 from adderkit.data.loading import ImageData, load
 from adderkit.data.raw import RawData, RawSplit
 from adderkit.data.registry import names, register
-from adderkit.data.split import Split
+from adderkit.data.split import Share, Split
 
-__all__ = ["DataConfig", "ImageData", "RawData", "RawSplit", "Split", "load", "names", "register"]
+__all__ = ["DataConfig", "ImageData", "RawData", "RawSplit", "Share", "Split", "load", "names", "register"]

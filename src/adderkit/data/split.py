@@ -26,6 +26,39 @@ class Preparation:
     std: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one process takes of every batch: its share of each of the parts that the batch is cut into.
+
+    A batch of G images is cut into `parts` of G / parts; each part is shared out in `processes` equal pieces. So the
+    images of a part do not depend on the number of processes.
+    """
+
+    process: int = 0
+    processes: int = 1
+    parts: int = 1
+
+    def rows(self, batch_size: int) -> list[slice]:
+        """This process's rows of a batch of `batch_size` images: a slice per part.
+
+        Raises:
+            ValueError: the batch can't be shared out evenly.
+        """
+        pieces = self.parts * self.processes
+        if batch_size % pieces:
+            parts = f" in {self.parts} parts (`accumulate`)" if self.parts > 1 else ""
+            raise ValueError(
+                f"`batch_size` (={batch_size}) is shared by {self.processes} processes{parts}: it must be a multiple of"
+                f" {pieces}, as {batch_size // pieces * pieces or pieces} or {-(-batch_size // pieces) * pieces}"
+            )
+        length = batch_size // pieces
+        starts = [(part * self.processes + self.process) * length for part in range(self.parts)]
+        return [slice(start, start + length) for start in starts]
+
+
+WHOLE = Share()
+
+
 class Split(ABC):
     """Images and labels of one split.
 
@@ -55,16 +88,20 @@ class Split(ABC):
             raise ValueError(f"`batch_size` (={batch_size}) must be from 1 to {len(self)}, the number of images")
         return len(self) // batch_size
 
-    def batches(self, batch_size: int, *, seed: int | None, epoch: int = 0, start: int = 0) -> Batches:
+    def batches(
+        self, batch_size: int, *, seed: int | None, epoch: int = 0, start: int = 0, share: Share = WHOLE
+    ) -> Batches:
         """Batches of one epoch.
 
         Args:
-            batch_size: Images per batch.
+            batch_size: Images per batch, of all processes together.
             seed: None: evaluation, that is all images in order, as they are, the last batch short where need be.
                 Else training: the order comes from (seed, epoch), the augmentation of a batch from
                 (seed, epoch, step), and a short last batch is dropped.
             epoch: Number of the epoch, from 0.
             start: First step to give: the batches are those that a run from 0 gives from this step on.
+            share: What this process takes. Training: its rows of every batch, part by part, augmented as they are in
+                the whole batch. Evaluation: whole batches, every `processes`-th, with `start` counting all of them.
 
         Returns:
             Iterator over images, float32 (N, C, H, W) channels_last, normalised, and labels, int64 (N,), both on
@@ -85,7 +122,11 @@ class Split(ABC):
         if not 0 <= start <= steps:
             raise ValueError(f"`start` (={start}) must be from 0 to {steps}, the number of steps")
         batches = [rows[step * batch_size : (step + 1) * batch_size] for step in range(start, steps)]
-        return self._prepared(batches, seed, epoch, start)
+        if seed is None:
+            return self._plain(batches[(share.process - start) % share.processes :: share.processes])
+        pieces = share.rows(batch_size)
+        mine = [batch[piece] for batch in batches for piece in pieces]
+        return self._augmented(mine, batch_size, pieces, seed, epoch, start)
 
     def uint8_batches(self, batch_size: int) -> Batches:
         """All images in order as decoded, uint8 (N, C, H, W), and their labels, int64 (N,), on the device."""
@@ -94,11 +135,30 @@ class Split(ABC):
         batches = np.split(np.arange(len(self)), range(batch_size, len(self), batch_size))
         return zip(self._read(batches), self.labels.split(batch_size), strict=True)
 
-    def _prepared(self, batches: Sequence[NDArray[np.int64]], seed: int | None, epoch: int, start: int) -> Batches:
+    def _plain(self, batches: Sequence[NDArray[np.int64]]) -> Batches:
+        for rows, images in zip(batches, self._read(batches), strict=True):
+            yield self._normalised(images), self._labels(rows)
+
+    def _augmented(
+        self,
+        batches: Sequence[NDArray[np.int64]],
+        batch_size: int,
+        pieces: Sequence[slice],
+        seed: int,
+        epoch: int,
+        start: int,
+    ) -> Batches:
         how = self._preparation
-        for step, (rows, images) in enumerate(zip(batches, self._read(batches), strict=True), start):
-            if seed is not None and (how.padding or how.flip):
-                choices = augment.draws(len(rows), how.padding, how.flip, seed=seed, epoch=epoch, step=step)
-                images = augment.crop_flip(images, torch.from_numpy(choices).to(self._device), how.padding)
-            labels = self.labels[torch.from_numpy(rows).to(self._device)]
-            yield augment.normalise(images, how.mean, how.std), labels
+        for index, (rows, images) in enumerate(zip(batches, self._read(batches), strict=True)):
+            if how.padding or how.flip:
+                step, part = start + index // len(pieces), index % len(pieces)
+                choices = augment.draws(batch_size, how.padding, how.flip, seed=seed, epoch=epoch, step=step)
+                mine = torch.from_numpy(choices[:, pieces[part]]).to(self._device)
+                images = augment.crop_flip(images, mine, how.padding)
+            yield self._normalised(images), self._labels(rows)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return augment.normalise(images, self._preparation.mean, self._preparation.std)
+
+    def _labels(self, rows: NDArray[np.int64]) -> Tensor:
+        return self.labels[torch.from_numpy(rows).to(self._device)]

@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from adderkit import collectives
+
 # exp(10) = 22,026 is already far outside what a linear map can use; beyond it one outlier would own the whole loss.
 LIMIT = 10.0
 
@@ -20,7 +22,8 @@ class RunningScale(nn.Module):
     """Running mean and deviation of all elements of a raw output, two scalars: its centre and its unit.
 
     The first batch sets them, later ones move them by `momentum`; no gradient flows through them. In evaluation mode
-    they stand still. [reconstruction: the paper does not say where sigma comes from]
+    they stand still. Where several processes train together, a batch is that of all of them. [reconstruction: the paper
+    does not say where sigma comes from]
     """
 
     mean: Tensor
@@ -45,6 +48,9 @@ class RunningScale(nn.Module):
         mean = output.mean()
         # torch.std_mean takes six times as long on a CPU: an eighth of a whole training step of ResNet-8
         deviation = torch.linalg.vector_norm(output - mean) / math.sqrt(output.numel())
+        if collectives.process_count() > 1:
+            count, mean, squares = collectives.pooled(output.numel(), mean, deviation**2 * output.numel())
+            deviation = (squares / count).sqrt()
         rate = torch.where(self.batches == 0, 1.0, self.momentum)
         self.mean.lerp_(mean, rate)
         self.deviation.lerp_(deviation.clamp(min=1e-6), rate)

@@ -2,6 +2,13 @@
 
 The loop owns the nets, their optimisers and the order of a step; a method owns the losses of the student and whatever
 it needs for them. The loop hands a method the teacher's output detached, so no method can send a gradient to a teacher.
+
+Several processes: each runs the method on its own images, a `Batch` being its share of one part of the recipe's batch.
+The loop averages gradients over processes and parts, which is exact for losses that are means over images. A loss
+between the images of a batch (similarities of pairs) is one per process, unless the method fetches the others' rows:
+`adderkit.collectives.gathered_rows` does so differentiably. Statistics come from `collectives.pooled`, a normalisation
+by the batch from `nn.batch_norm_of_all`. Buffers must come out the same on every process, for the first one's are
+saved; a method that draws random numbers draws the same on each, for all hold one random state.
 """
 
 from __future__ import annotations
@@ -69,7 +76,7 @@ class Batch:
     """One step as a method sees it.
 
     Attributes:
-        images: (N, C, H, W), normalised and augmented.
+        images: (N, C, H, W), normalised and augmented; of this process.
         labels: (N,) int64.
         student: with gradients.
         teacher: detached; None where the method needs no teacher.

@@ -8,6 +8,7 @@ from adderkit.nn.layers import Adder1d, Adder2d, Adder3d
 from adderkit.nn.linear import AdderLinear
 from adderkit.nn.normalisation import unnormalised, warn_unnormalised
 from adderkit.nn.official import load_official
+from adderkit.nn.sync_batch_norm import SyncBatchNorm, batch_norm_of_all, synchronise
 from adderkit.nn.transpose import AdderTranspose2d
 
 __all__ = [
@@ -17,9 +18,12 @@ __all__ = [
     "AdderLayer",
     "AdderLinear",
     "AdderTranspose2d",
+    "SyncBatchNorm",
     "adder_parameters",
+    "batch_norm_of_all",
     "convert",
     "load_official",
+    "synchronise",
     "unnormalised",
     "warn_unnormalised",
 ]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adderkit.data import Split
+from adderkit import collectives
+from adderkit.data import Share, Split
 
 BATCH = 256  # images at a time: no result depends on it
 
@@ -28,16 +29,26 @@ def count_correct(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(net: nn.Module, split: Split) -> Scores:
-    """Scores of `net` in evaluation mode over all rows of `split`; its mode is put back afterwards."""
+def evaluate(net: nn.Module, split: Split, share: Share | None = None) -> Scores:
+    """Scores of `net` in evaluation mode over all rows of `split`; its mode is put back afterwards.
+
+    Args:
+        net: on the split's device.
+        split: the images.
+        share: where several processes evaluate together, which of them this one is: each takes every n-th batch and
+            all get the scores of the whole, to the last bit those of one process. None: this process takes all.
+    """
     was_training = net.training
     net.eval()
-    loss = torch.zeros((), dtype=torch.float64)
-    correct = torch.zeros(2, dtype=torch.int64)
-    for images, labels in split.batches(BATCH, seed=None):
+    first, of = (0, 1) if share is None else (share.process, share.processes)
+    sums = torch.zeros(-(-len(split) // BATCH), 3, dtype=torch.float64)  # per batch: loss, correct, among the best 5
+    for index, (images, labels) in enumerate(split.batches(BATCH, seed=None, share=Share(first, of))):
         logits = net(images).float()
-        loss += F.cross_entropy(logits, labels, reduction="sum").double().cpu()
-        correct += torch.stack([count_correct(logits, labels, k) for k in (1, 5)]).cpu()
+        loss = F.cross_entropy(logits, labels, reduction="sum").double()
+        counts = [count_correct(logits, labels, k).double() for k in (1, 5)]
+        sums[first + index * of] = torch.stack([loss, *counts]).cpu()
     net.train(was_training)
-    top1, top5 = (correct.double() / len(split)).tolist()
-    return Scores(loss.item() / len(split), top1, top5)
+    if of > 1:
+        sums = collectives.summed(sums)  # each row is of one process, and 0 + x is x
+    loss, top1, top5 = (sums.sum(0) / len(split)).tolist()
+    return Scores(loss, top1, top5)

@@ -15,7 +15,7 @@ from adderkit.distill.kernels import RunningScale, adder_kernel, convolution_ker
 from adderkit.distill.method import Batch, Method, TapPairs, TeacherNeed
 from adderkit.distill.methods import register
 from adderkit.distill.taps import operator_paths, stage_paths
-from adderkit.nn import AdderLayer
+from adderkit.nn import AdderLayer, batch_norm_of_all
 from adderkit.options import Options
 
 # Exponent's sign for (adder student, convolution): which of the two kernels rises with the raw output.
@@ -166,7 +166,7 @@ class PKKD(Method):
         ).sum()
 
     def _normalised(self, features: Tensor) -> Tensor:
-        return F.batch_norm(features, None, None, training=True, eps=1e-12) if self.options.normalise else features
+        return batch_norm_of_all(features, eps=1e-12) if self.options.normalise else features
 
     @staticmethod
     def _pairs(batch: Batch):
