@@ -152,7 +152,7 @@ def start(environment, folder, *arguments):
 def test_killed_run_resumes_and_finishes(environment, adderkit, tmp_path):
     folder: Path = tmp_path / "run"
     process = start(environment, folder, "--epochs", "20")
-    wait_for((folder / "state.pt").exists, process)
+    wait_for((folder / "checkpoints" / "newest").exists, process)
     process.kill()
     process.communicate()
     assert not (folder / "summary.json").exists()
@@ -165,7 +165,7 @@ def test_killed_run_resumes_and_finishes(environment, adderkit, tmp_path):
 def test_ctrl_c_says_how_to_go_on(environment, adderkit, tmp_path):
     folder: Path = tmp_path / "run"
     process = start(environment, folder, "--epochs", "20")
-    wait_for((folder / "state.pt").exists, process)
+    wait_for((folder / "checkpoints" / "newest").exists, process)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -1,12 +1,16 @@
 """The command line: parses, calls, prints.
 
 Exit codes: 0 done; 1 `doctor` found a fault or `bench` a wrong result; 2 an argument, a recipe, a file or a folder that
-can't be; 3 a training that diverged; 130 interrupted by Ctrl-C.
+can't be; 3 a training that diverged; 74 (EX_IOERR) a file of a run that can't be written, on a full disk say; 75
+(EX_TEMPFAIL) a training that SIGTERM or SIGUSR1 stopped and `--resume` goes on with; 130 the same for Ctrl-C.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,8 +22,12 @@ from rich.table import Table
 
 from adderkit.cli_options import parse, values
 from adderkit.options import Options
+from adderkit.paths import shown
 
-EXIT_INPUT, EXIT_DIVERGED, EXIT_INTERRUPTED = 2, 3, 130
+EXIT_INPUT, EXIT_DIVERGED, EXIT_WRITE, EXIT_STOPPED, EXIT_INTERRUPTED = 2, 3, 74, 75, 130
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # met by standard output, say
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # CUDA; torch on the CPU: plain RuntimeErrors
+_LESS_MEMORY = "make `batch_size`, `data.image_size` or `data.memory_limit_mb` smaller"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,16 +42,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"adderkit {__version__}")
         return 0
     if given[0] not in _COMMANDS:
-        print(f"adderkit: there is no command `{given[0]}`; allowed: {', '.join(_COMMANDS)}", file=sys.stderr)
+        print(f"adderkit: there is no command `{shown(given[0])}`; allowed: {', '.join(_COMMANDS)}", file=sys.stderr)
         return EXIT_INPUT
+    for word in given:
+        if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in word):
+            print(f"adderkit {given[0]}: the argument {word!r} must be UTF-8 text without NUL", file=sys.stderr)
+            return EXIT_INPUT
     try:
         return _COMMANDS[given[0]](given[1:])
     except (ValueError, ImportError, OSError) as error:  # ImportError: an extra that is not installed
-        print(f"adderkit {given[0]}: {error}", file=sys.stderr)
+        print(f"adderkit {given[0]}: {_message(error)}", file=sys.stderr)
+        return EXIT_INPUT
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        if not isinstance(error, MemoryError) and not any(words in text for words in _OUT_OF_MEMORY):
+            raise  # a fault of ours
+        print(f"adderkit {given[0]}: not enough memory ({_message(error)}); {_LESS_MEMORY}", file=sys.stderr)
         return EXIT_INPUT
     except KeyboardInterrupt:
         print(f"adderkit {given[0]}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _message(error: BaseException) -> str:
+    """What an exception says, for a terminal: no file name in it can send control sequences there."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        text = f"`{error.filename}`: {error.strerror}"
+    return "\n".join(map(shown, text.split("\n"))) or type(error).__name__
 
 
 def _usage() -> str:
@@ -77,17 +103,40 @@ def _train(arguments: list[str]) -> int:
     config = config_type(**values(options, config_type))
     try:
         summary = train.train(config, out, options.resume)
+        curves = report.draw_curves(out)
+        console = Console()
+        console.print(report.run_table(summary))
+        print(f"run:    {out}\ncurves: {curves}", flush=True)
     except train.Interrupted as error:
-        again = shlex.join(["adderkit", "train", str(out / CONFIG_FILE), "--out", str(out), "--resume"])
-        print(f"stopped in {error}. To go on: {again}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        print(f"stopped {error}. {_to_go_on(out, arguments)}", file=sys.stderr)
+        return EXIT_INTERRUPTED if error.number == signal.SIGINT else EXIT_STOPPED
     except train.Diverged as error:
         print(f"adderkit train: {error}", file=sys.stderr)
         return EXIT_DIVERGED
-    console = Console()
-    console.print(report.run_table(summary))
-    print(f"run:    {out}\ncurves: {report.draw_curves(out)}")
+    except OSError as error:
+        if not isinstance(error, train.WriteError) and error.errno not in _FULL:
+            raise
+        _give_up_output()
+        print(f"adderkit train: {error}. What was saved before is whole. {_to_go_on(out, arguments)}", file=sys.stderr)
+        return EXIT_WRITE
     return 0
+
+
+def _to_go_on(out: Path, arguments: list[str]) -> str:
+    from adderkit.train.folder import CONFIG_FILE
+
+    recipe = out / CONFIG_FILE
+    given = [str(recipe), "--out", str(out)] if recipe.exists() else [word for word in arguments if word != "--resume"]
+    return f"To go on: {shlex.join(['adderkit', 'train', *given, '--resume'])}"
+
+
+def _give_up_output() -> None:
+    """Where the output itself is on the full disk, Python would try it again at exit and fail with code 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _parse_train(arguments: list[str], defaults: Options) -> Any:
@@ -130,15 +179,15 @@ def _eval(arguments: list[str]) -> int:
     if not (run / CONFIG_FILE).exists():
         raise ValueError(f"`run` (={run}) holds no run: there is no {CONFIG_FILE}")
     device = pick_device(device_name)
+    found = {"student": run / "last.safetensors", "teacher": run / "teacher.safetensors"}
+    networks = {net: train.load_network(path) for net, path in found.items() if net == "student" or path.exists()}
     data = load(train.load_recipe(run / CONFIG_FILE).data, device)
+    for net, (network, info) in networks.items():
+        train.check_fits(f"`{found[net]}`", info, train.NetworkInfo.of(network, data))
     table = Table(title=f"{run} on the {len(data.test)} test images of {data.name}")
     for column in ("net", "network", "layer", "loss", "top-1", "top-5"):
         table.add_column(column)
-    for net, stem in (("student", "last"), ("teacher", "teacher")):
-        path = run / f"{stem}.safetensors"
-        if net == "teacher" and not path.exists():
-            continue
-        network, info = train.load_network(path)
+    for net, (network, info) in networks.items():
         scores = train.evaluate(network.to(device), data.test)
         figures = (f"{scores.loss:.4f}", f"{100 * scores.top1:.2f} %", f"{100 * scores.top5:.2f} %")
         table.add_row(net, info.network, info.layer, *figures)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adderkit.train.checkpoint import load_state, save_state, write_atomically, write_text
+from adderkit.train.checkpoint import load_state, save_state
+from adderkit.train.files import write_atomically, write_text
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -36,23 +37,5 @@ def test_truncated_state_is_reported(tmp_path, keep):
     save_state(path, {"tensor": torch.arange(1000.0)})
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep if keep >= 1 else keep * len(whole))])
-    with pytest.raises(ValueError, match=r"state\.pt` can.t be read"):
-        load_state(path)
-
-
-def test_nothing_in_a_state_is_executed(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (print, ("executed",))
-
-    path = tmp_path / "state.pt"
-    torch.save({"format": 1, "evil": Evil()}, path)
-    with pytest.raises(ValueError, match="can't be read"):
-        load_state(path)
-
-
-def test_another_format_is_refused(tmp_path):
-    path = tmp_path / "state.pt"
-    torch.save({"format": 99}, path)
-    with pytest.raises(ValueError, match=r"has format 99; this version reads 1"):
+    with pytest.raises(ValueError, match=r"state\.pt` is truncated"):
         load_state(path)

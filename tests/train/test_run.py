@@ -182,14 +182,19 @@ def test_weights_that_are_not_finite_are_not_saved(make_config, tmp_path, stop_a
         train.Diverged, match=rf"the {owner}'s `.*weight` holds a NaN .* in epoch 1, step 1; there was no"
     ):
         train.train(make_config(), tmp_path / "run", display=stopping)
-    assert not (tmp_path / "run" / "state.pt").exists()
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-EVERY_EPOCH = ["metrics.csv", "last.safetensors", "teacher.safetensors", "state.pt"]
+EVERY_EPOCH = ["newest", "metrics.csv", "last.safetensors", "teacher.safetensors"]
+CHECKPOINTS = ["epoch-0001-step-000000.pt", "epoch-0002-step-000000.pt"]
 
 
 @pytest.mark.parametrize(
-    ("name", "time"), [*((name, time) for name in EVERY_EPOCH for time in (1, 2)), ("summary.json", 1)]
+    ("name", "time"),
+    [
+        *((name, time) for name in EVERY_EPOCH for time in (1, 2)),
+        *((name, 1) for name in [*CHECKPOINTS, "summary.json"]),
+    ],
 )
 def test_death_before_any_file_of_an_epoch(make_config, tmp_path, display, monkeypatch, name, time):
     """Whichever file a crash leaves unwritten, the resumed run ends with all files of the uninterrupted one."""
@@ -202,15 +207,20 @@ def test_death_before_any_file_of_an_epoch(make_config, tmp_path, display, monke
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr("adderkit.train.checkpoint.os.replace", crash)
+    monkeypatch.setattr("adderkit.train.files.os.replace", crash)
     with pytest.raises(KeyboardInterrupt):
         train.train(make_config(), tmp_path / "parts", display=display)
-    monkeypatch.setattr("adderkit.train.checkpoint.os.replace", replace)
+    monkeypatch.setattr("adderkit.train.files.os.replace", replace)
     train.train(make_config(), tmp_path / "parts", resume=True, display=display)
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     assert_same(weights(tmp_path / "whole", "teacher"), weights(tmp_path / "parts", "teacher"))
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
-    names = [sorted(entry.name for entry in (tmp_path / run).iterdir()) for run in ("whole", "parts")]
+    names = [
+        sorted(
+            str(path.relative_to(tmp_path / run)) for path in (tmp_path / run).rglob("*") if "tfevents" not in path.name
+        )
+        for run in ("whole", "parts")
+    ]
     assert names[0] == names[1]
 
 
@@ -245,7 +255,7 @@ def test_other_images_do_not_go_on(make_config, tmp_path, display, stop_after):
     light, dark = (make_config(batch_size=8, data={**data, "root": tmp_path / name}) for name in ("light", "dark"))
     with pytest.raises(train.Interrupted):
         train.train(light, tmp_path / "run", display=stop_after(1))
-    with pytest.raises(ValueError, match=r"state\.pt` is of a run on other images: their mean is"):
+    with pytest.raises(ValueError, match=r"step-000001\.pt` is of a run on other images: their mean is"):
         train.train(dark, tmp_path / "run", resume=True, display=display)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adderkit.train.checkpoint import write_atomically
+from adderkit.train.files import write_atomically
 
 _PANELS = (("forward", "adder"), ("input_gradient", "adder_input_gradient"))  # pass, limit of adder2d
 _TITLES = {"forward": "forward", "input_gradient": "input gradient"}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from adderkit import native, ops
-from adderkit.train.checkpoint import write_atomically, write_text
+from adderkit.train.files import write_atomically, write_text
 from adderkit.train.environment import commit, processor_name, versions
 
 

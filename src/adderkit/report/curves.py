@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from adderkit.train.checkpoint import write_atomically
+from adderkit.train.files import write_atomically
 
 _STYLES = {"student": ("tab:blue", "-"), "teacher": ("tab:orange", "--")}
 

@@ -2,11 +2,13 @@
 
 from adderkit.train.config import BaseConfig, config_type, load_recipe, to_yaml
 from adderkit.train.evaluate import Scores, evaluate
+from adderkit.train.files import WriteError
 from adderkit.train.importing import ImportConfig, import_official
+from adderkit.train.interrupt import Interrupted
 from adderkit.train.local_rate import AdaptiveLocalRate
-from adderkit.train.loop import Diverged, Interrupted
+from adderkit.train.loop import Diverged
 from adderkit.train.run import train
-from adderkit.train.weights import NetworkInfo, load_network, save_network
+from adderkit.train.weights import NetworkInfo, check_fits, load_network, save_network
 
 __all__ = [
     "AdaptiveLocalRate",
@@ -16,6 +18,8 @@ __all__ = [
     "Interrupted",
     "NetworkInfo",
     "Scores",
+    "WriteError",
+    "check_fits",
     "config_type",
     "evaluate",
     "import_official",

@@ -1,50 +1,203 @@
-"""Files that are whole or not there: written under a temporary name, synced, renamed."""
+"""The checkpoints of a run: the last few, each with a checksum, each whole or not there.
+
+A checkpoint is a file of `torch.save` with one line after it, `sha256 HEX`, over all bytes before that line.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
-import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 
-STATE_FORMAT = 1
+from adderkit.train.files import WriteError, remove_temporary, write_atomically, write_text
+
+STATE_FORMAT = 2
+_MARK = b"sha256 "
+_TRAILER = len(_MARK) + 64 + 1
+_NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.pt")
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write` with a temporary path beside `path`, syncs what it wrote and renames it to `path`."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+class Damaged(ValueError):
+    """A checkpoint that is not what was written."""
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+class Checkpoints:
+    """The checkpoints in a run's folder.
+
+    Args:
+        run: the run's folder; they lie in its folder `checkpoints`, and the file `newest` there names the last one.
+        keep: how many.
+    """
+
+    def __init__(self, run: Path, keep: int) -> None:
+        self.folder = run / "checkpoints"
+        self._keep = keep
+        self._pointer = self.folder / "newest"
+        self._is_readable = False  # found by reading back the first: a method may hand over what `weights_only` refuses
+
+    def paths(self) -> list[Path]:
+        """All that there are, newest first."""
+        if not self.folder.is_dir():
+            return []
+        found = [(position, path) for path in self.folder.iterdir() if (position := _position(path.name))]
+        return [path for _, path in sorted(found, reverse=True)]
+
+    def save(self, epoch: int, step: int, state: dict[str, Any]) -> None:
+        """Writes the state after `epoch` epochs and `step` steps of the next, then removes those beyond `keep`.
+
+        Args:
+            epoch: from 0.
+            step: from 0.
+            state: tensors, plain containers, numbers and text.
+
+        Raises:
+            WriteError: a full disk, say; all earlier checkpoints are still there.
+            ValueError: the state holds something that could not be read again.
+        """
+        path = self.folder / f"epoch-{epoch:04d}-step-{step:06d}.pt"
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise WriteError(path, error) from error
+        save_state(path, state)
+        if not self._is_readable:
+            load_state(path)
+            self._is_readable = True
+        write_text(self._pointer, path.name + "\n")
+        for old in self.paths()[self._keep :]:
+            try:
+                old.unlink()
+            except OSError as error:
+                raise WriteError(old, error) from error
+
+    def load(self, note: Callable[[str], None]) -> dict[str, Any] | None:
+        """Reads the newest checkpoint that is whole.
+
+        Damaged newer ones are renamed to `*.damaged`, out of the way of those to come.
+
+        Args:
+            note: told what was wrong with newer ones, and which one serves.
+
+        Returns:
+            The state; None where no checkpoint was ever written.
+
+        Raises:
+            ValueError: none is whole, or the newest is of another format.
+        """
+        found = self.paths()
+        faults = self._missing(found)
+        damaged: list[Path] = []
+        for path in found:
+            try:
+                state = load_state(path)
+            except Damaged as error:
+                faults.append(str(error))
+                damaged.append(path)
+                continue
+            if faults:
+                note(f"{'; '.join(faults)}. Going on from the one before, `{path}`")
+                for bad in damaged:
+                    os.replace(bad, bad.with_name(bad.name + ".damaged"))
+                write_text(self._pointer, path.name + "\n")
+            return state
+        if faults:
+            raise ValueError(
+                f"{'; '.join(faults)}. There is no other: put a copy back, or delete the folder `{self.folder}`"
+                " to train from the start"
+            )
+        return None
+
+    def clean(self) -> None:
+        """Removes half-written files of a process that was killed."""
+        remove_temporary(self.folder)
+
+    def _missing(self, found: list[Path]) -> list[str]:
+        try:
+            name = self._pointer.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return []
+        newest = _position(name)
+        if newest is None or (found and newest <= (_position(found[0].name) or newest)):
+            return []
+        return [f"checkpoint `{self.folder / name}`, the newest, is missing"]
+
+
+def _position(name: str) -> tuple[int, int] | None:
+    match = _NAME.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+class _Sink:
+    """Takes what `torch.save` writes and hashes it.
+
+    An error is kept for later and the rest swallowed: an exception in the middle of torch's zip writer surfaces as
+    another one about that writer's own state.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.error: OSError | None = None
+        self.digest = hashlib.sha256()
+        self._file = file
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        if self.error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def flush(self) -> None: ...
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Writes the state of a training: tensors, plain containers and numbers."""
-    write_atomically(path, lambda temporary: torch.save({"format": STATE_FORMAT, **state}, temporary))
+    """Writes the state of a training: tensors, plain containers, numbers and text."""
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            sink = _Sink(file)
+            torch.save({"format": STATE_FORMAT, **state}, cast(BinaryIO, sink))
+            if sink.error is not None:
+                raise sink.error
+            file.write(_MARK + sink.digest.hexdigest().encode() + b"\n")
+
+    write_atomically(path, write)
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """Reads the state of a training on the CPU. Nothing in the file is executed (`weights_only`).
 
     Raises:
-        ValueError: a damaged file, or one of another format.
+        Damaged: the file is not what was written.
+        ValueError: it may not be read, or is of another format.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise ValueError(f"checkpoint `{path}` can't be read: {error}") from None
+        content = path.read_bytes()
+    except PermissionError as error:
+        raise ValueError(f"checkpoint `{path}` can't be read: {error.strerror}") from None
+    except OSError as error:
+        raise Damaged(f"checkpoint `{path}` can't be read: {error.strerror}") from None
+    body, trailer = content[:-_TRAILER], content[-_TRAILER:]
+    if len(trailer) < _TRAILER or not trailer.startswith(_MARK):
+        raise Damaged(f"checkpoint `{path}` is truncated ({len(content)} bytes, and no checksum at their end)")
+    if trailer[len(_MARK) : -1] != hashlib.sha256(body).hexdigest().encode():
+        raise Damaged(f"checkpoint `{path}` is damaged: its checksum is not that of its content")
+    del content
+    try:
+        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except Exception as error:  # a forged file with a right checksum: unpickling it may raise anything
+        raise Damaged(f"checkpoint `{path}` can't be read: {_first_line(error)}") from None
     found = state.get("format") if isinstance(state, dict) else None
     if found != STATE_FORMAT:
         raise ValueError(f"checkpoint `{path}` has format {found!r}; this version reads {STATE_FORMAT}")

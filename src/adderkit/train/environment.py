@@ -11,6 +11,7 @@ import numpy
 import torch
 
 import adderkit
+from adderkit import ops
 
 
 def pick_device(name: str) -> torch.device:
@@ -41,6 +42,18 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{processor_name()}, {torch.get_num_threads()} threads"
+
+
+def fingerprint(device: torch.device) -> dict[str, str]:
+    """What the last bits of a step depend on beside the run's configuration."""
+    kernels = next((backend.name for backend in ops.backends() if backend.active), "none")
+    return {
+        "torch": str(torch.__version__),
+        "adderkit": adderkit.__version__,
+        "device": device_name(device),
+        "kernels": kernels,
+        "vectors of torch": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 def commit() -> str | None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from adderkit.train.checkpoint import write_text
 from adderkit.train.config import BaseConfig, load_recipe, to_values, to_yaml
+from adderkit.train.files import write_text
 
 CONFIG_FILE = "config.yaml"
+_LOCK = ".lock"
 
 # What may differ when a run goes on: no weight depends on it. The images themselves are compared when they are loaded.
-_FREE = {"device", "checkpoint_minutes"}
+_FREE = {"device", "checkpoint_minutes", "keep_checkpoints"}
 _FREE_DATA = {"workers", "memory_limit_mb", "root", "train", "test"}
 
 
@@ -26,25 +28,54 @@ def locked(folder: Path, wait: Callable[[], None] | None = None) -> Iterator[Non
         folder: created where it is missing.
         wait: called before waiting for another process that holds the lock; None: don't wait, raise ValueError.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w")  # noqa: SIM115 (closed below, where the lock falls)
-    except OSError as error:
-        raise ValueError(f"folder `{folder}` can't be written to: {error}") from None
-    with file:
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    with _lock(folder, wait):
+        try:
+            yield
+        except BaseException:
+            _clear(folder, missing)
+            raise
+
+
+def _lock(folder: Path, wait: Callable[[], None] | None) -> IO[str]:
+    path = folder / _LOCK
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = open(path, "w")  # noqa: SIM115 (the caller closes it, where the lock falls)
+        except OSError as error:
+            raise ValueError(f"folder `{folder}` can't be written to: {error.strerror}; choose another") from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if wait is None:
+                file.close()
                 raise ValueError(f"folder `{folder}` is in use: another process is training there") from None
-            wait()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            try:
+                wait()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except BaseException:
+                file.close()
+                raise
+        if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            return file
+        file.close()  # its holder failed and took it away: another may hold the new one
+
+
+def _clear(folder: Path, made: list[Path]) -> None:
+    """What was refused leaves nothing behind: takes away a lock that stands alone, and folders made for it."""
+    with suppress(OSError):
+        if [entry.name for entry in folder.iterdir()] == [_LOCK]:
+            (folder / _LOCK).unlink()
+            for path in made:
+                path.rmdir()  # stops at the first that is not empty
 
 
 def check_new(folder: Path) -> None:
     """Refuses a folder that holds anything."""
-    if folder.exists() and (not folder.is_dir() or any(entry.name != ".lock" for entry in folder.iterdir())):
+    if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
+        raise ValueError(f"`out` (={folder}) is no folder: choose another")
+    if folder.exists() and any(entry.name != _LOCK for entry in folder.iterdir()):
         raise ValueError(f"`out` (={folder}) is not empty: choose another folder, or --resume to go on with its run")
 
 

@@ -11,8 +11,8 @@ from adderkit import models
 from adderkit.data import DataConfig, load
 from adderkit.nn import load_official
 from adderkit.options import Options
-from adderkit.train.checkpoint import write_text
 from adderkit.train.config import config_type, to_yaml
+from adderkit.train.files import write_text
 from adderkit.train.folder import CONFIG_FILE, check_new, locked
 from adderkit.train.weights import NetworkInfo, save_network
 

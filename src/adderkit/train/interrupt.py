@@ -1,4 +1,4 @@
-"""Ctrl-C between steps instead of inside one."""
+"""Signals that ask a training to stop: it stops between steps, where its state is whole."""
 
 from __future__ import annotations
 
@@ -7,22 +7,89 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+# SIGUSR1 is the warning that Slurm sends before it ends a job (`--signal=USR1@300`).
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
-@contextmanager
-def interrupt_flag() -> Iterator[list[bool]]:
-    """Ctrl-C sets the flag instead of breaking into a half-done step; a second one breaks in."""
-    flag = [False]
 
-    def set_flag(number: int, frame: Any) -> None:
-        flag[0] = True
-        signal.signal(signal.SIGINT, previous)
+class Interrupted(Exception):
+    """A signal stopped the run; all that it had done is saved.
 
-    try:
-        previous = signal.signal(signal.SIGINT, set_flag)
-    except ValueError:  # not the main thread: whoever owns that handles Ctrl-C
-        yield flag
-        return
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    Args:
+        where: it stood, as the end of a sentence.
+        number: of the signal.
+    """
+
+    def __init__(self, where: str, number: int) -> None:
+        super().__init__(where)
+        self.number = number
+
+
+class Stop:
+    """Whether a signal asked to stop, and when that takes effect.
+
+    While nothing is half done, a signal raises KeyboardInterrupt at once, as Ctrl-C does; within `deferred`, it only
+    sets `number`, for the code there to look at. A second Ctrl-C breaks in; a second SIGTERM does not, for some
+    systems send it twice.
+
+    Attributes:
+        number: of the first signal; None: none came.
+        is_forced: a second Ctrl-C broke into what was deferred.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.is_forced = False
+        self._is_deferred = False
+        self._is_listening = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Takes the signals over, and gives them back; does nothing within itself or outside the main thread."""
+        previous: dict[int, Any] = {}
+        if not self._is_listening:
+            try:
+                for number in SIGNALS:
+                    previous[number] = signal.signal(number, self._handle)
+            except ValueError:  # not the main thread: whoever owns that handles signals
+                yield
+                return
+        was_listening, self._is_listening = self._is_listening, True
+        try:
+            yield
+        finally:
+            self._is_listening = was_listening
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Signals within wait to be looked at."""
+        was_deferred, self._is_deferred = self._is_deferred, True
+        try:
+            yield
+        finally:
+            self._is_deferred = was_deferred
+
+    @contextmanager
+    def immediate(self) -> Iterator[None]:
+        """Signals within, and one that waits, raise KeyboardInterrupt."""
+        was_deferred, self._is_deferred = self._is_deferred, False
+        try:
+            self.check()
+            yield
+        finally:
+            self._is_deferred = was_deferred
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt if a signal came."""
+        if self.number is not None:
+            raise KeyboardInterrupt
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.number is None:
+            self.number = number
+            if not self._is_deferred:
+                raise KeyboardInterrupt
+        elif number == signal.SIGINT:
+            self.is_forced = self._is_deferred
+            raise KeyboardInterrupt

@@ -16,25 +16,21 @@ from torch.nn import functional as F
 from adderkit.data import ImageData
 from adderkit.distill import Batch, Method, NetOutput, Phase, TapPairs, TeacherNeed
 from adderkit.models import Network
-from adderkit.train.checkpoint import load_state, save_state
+from adderkit.train.checkpoint import Checkpoints
 from adderkit.train.config import BaseConfig
 from adderkit.train.display import Display
+from adderkit.train.environment import fingerprint
 from adderkit.train.evaluate import Scores, count_correct, evaluate
-from adderkit.train.interrupt import interrupt_flag
+from adderkit.train.interrupt import Interrupted, Stop
 from adderkit.train.net import Meter, Net
+from adderkit.train.randomness import random_state, set_random_state
 from adderkit.train.record import Events, Record, Row
 from adderkit.train.schedule import Schedule
 from adderkit.train.weights import NetworkInfo, save_network
 
-STATE_FILE = "state.pt"
-
 
 class Diverged(Exception):
     """A loss, a score or a weight became NaN or infinite; the run's last checkpoint is untouched."""
-
-
-class Interrupted(Exception):
-    """The user stopped the run; its state is saved."""
 
 
 class Trainer:
@@ -68,6 +64,7 @@ class Trainer:
         self.schedule = Schedule(method.phases(config.epochs))
         self.steps = data.train.steps(config.batch_size)
         self.record = Record(folder)
+        self.checkpoints = Checkpoints(folder, config.keep_checkpoints)
         self.epoch = self.step = 0  # the next step's epoch and index, both from 0
         self.seconds = 0.0  # of training and evaluation, over all sittings
         self.student = Net("student", student, config)
@@ -100,32 +97,41 @@ class Trainer:
         """The student, then the teacher where there is one."""
         return [self.student] if self.teacher is None else [self.student, self.teacher]
 
-    def fit(self) -> Record:
+    def fit(self, stop: Stop | None = None) -> Record:
         """Trains to the end of the schedule, from wherever the state stands.
+
+        Args:
+            stop: knows of signals; default: one that listens until this returns.
 
         Returns:
             The record of all epochs.
 
         Raises:
             Diverged: a loss, a score or a weight is NaN or infinite.
-            Interrupted: the user pressed Ctrl-C; the state of that very step is saved.
+            Interrupted: a signal asked to stop; the state of that very step is saved.
+            WriteError: a file could not be written; the last checkpoint is untouched.
         """
-        events = Events(self.folder, self.epoch + 1)
-        done = self.epoch * self.steps + self.step
-        self.display.start(self._title(), self.schedule.epochs, self.steps, done)
-        try:
-            with interrupt_flag() as is_interrupted:
-                while self.epoch < self.schedule.epochs:
-                    self._train_epoch(is_interrupted)
-                    rows = self._finish_epoch()
-                    for row in rows:
-                        events.add(row)
-                    self.display.epoch(rows)
-        finally:
-            self.display.stop()
-            events.close()
-            self.close()
+        stop = stop or Stop()
+        with stop.listening(), stop.deferred():
+            try:
+                self._write_results()  # whatever a crash left there, they are those of this state
+                done = self.epoch * self.steps + self.step
+                self.display.start(self._title(), self.schedule.epochs, self.steps, done)
+                with Events(self.folder, self.record.rows) as events:
+                    self._fit(stop, events)
+            finally:
+                self.display.stop()
+                self.close()
         return self.record
+
+    def _fit(self, stop: Stop, events: Events) -> None:
+        while self.epoch < self.schedule.epochs:
+            self._train_epoch(stop)
+            rows = self._finish_epoch(stop)
+            events.add(rows)
+            self.display.epoch(rows)
+            if stop.number is not None and self.epoch < self.schedule.epochs:
+                raise Interrupted(f"after epoch {self.epoch}", stop.number)
 
     def close(self) -> None:
         """Takes everything off the nets that the training put on them."""
@@ -145,7 +151,7 @@ class Trainer:
             f" ({len(self.data.train)} + {len(self.data.test)} images), {self.schedule.epochs} epochs"
         )
 
-    def _train_epoch(self, is_interrupted: list[bool]) -> None:
+    def _train_epoch(self, stop: Stop) -> None:
         config, phase = self.config, self.schedule.phase(self.epoch)
         self._set_modes(phase)
         begin = last_save = time.monotonic()
@@ -156,13 +162,13 @@ class Trainer:
             meter = self.student.meter if phase.trains_student else self.nets[-1].meter
             self.display.step(self.epoch + 1, losses, meter.correct / max(meter.images, 1), len(labels))
             now = time.monotonic()
-            if is_interrupted[0] or (now - last_save > 60 * config.checkpoint_minutes and self.step < self.steps):
+            if stop.number is not None or (now - last_save > 60 * config.checkpoint_minutes and self.step < self.steps):
                 self.seconds += now - begin
                 begin = last_save = now
                 self._check_finite()
                 self._save_state()
-                if is_interrupted[0]:
-                    raise Interrupted(f"epoch {self.epoch + 1}, step {self.step}")
+                if stop.number is not None:
+                    raise self._interrupted(stop.number)
         self.seconds += time.monotonic() - begin
 
     def _set_modes(self, phase: Phase) -> None:
@@ -210,15 +216,28 @@ class Trainer:
         return losses
 
     def _diverged(self, what: str, step: int) -> Diverged:
-        path = self.folder / STATE_FILE
-        kept = f"the last good checkpoint is {path}" if path.exists() else "there was no checkpoint yet"
+        paths = self.checkpoints.paths()
+        kept = f"the last good checkpoint is {paths[0]}" if paths else "there was no checkpoint yet"
         return Diverged(f"{what} in epoch {self.epoch + 1}, step {step}; {kept}")
 
-    def _finish_epoch(self) -> list[Row]:
+    def _interrupted(self, number: int) -> Interrupted:
+        return Interrupted(f"in epoch {self.epoch + 1}, step {self.step}", number)
+
+    def _finish_epoch(self, stop: Stop) -> list[Row]:
         begin = time.monotonic()
         self._check_finite()
         phase = self.schedule.phase(self.epoch)
-        rows = [self._row(net, phase) for net in self.nets]
+        before = random_state(self.device)
+        try:
+            with stop.immediate():  # evaluation may take minutes, and whoever sends SIGTERM waits for seconds
+                rows = [self._row(net, phase) for net in self.nets]
+        except KeyboardInterrupt:
+            if stop.number is None or stop.is_forced:
+                raise
+            set_random_state(before, self.device)
+            self.seconds += time.monotonic() - begin
+            self._save_state()  # all steps are done: going on from here, the evaluation comes next
+            raise self._interrupted(stop.number) from None
         if self.schedule.ends_phase(self.epoch):
             self.method.end_phase(phase, self.student.network)
         self.seconds += time.monotonic() - begin
@@ -227,11 +246,16 @@ class Trainer:
             self.record.add(row | {"seconds": self.seconds})
         for net in self.nets:
             net.meter = Meter()
-        self.record.write()
-        for net, stem in zip(self.nets, ("last", "teacher"), strict=False):
-            save_network(self.folder / f"{stem}.safetensors", net.network, NetworkInfo.of(net.network, self.data))
-        self._save_state()  # last: a run that goes on from here has all its files
+        self._save_state()  # first: a run that goes on from here writes the rest again
+        self._write_results()
         return rows
+
+    def _write_results(self) -> None:
+        """Metrics up to this state; within an epoch, the weights of its beginning are gone and those on disk stay."""
+        self.record.write()
+        if self.epoch > 0 and self.step == 0:
+            for net, stem in zip(self.nets, ("last", "teacher"), strict=False):
+                save_network(self.folder / f"{stem}.safetensors", net.network, NetworkInfo.of(net.network, self.data))
 
     def _row(self, net: Net, phase: Phase) -> Row:
         scores = self._scores(net)
@@ -261,8 +285,8 @@ class Trainer:
 
     def _save_state(self) -> None:
         """Writes the state of the run: everything that the steps to come depend on."""
-        cuda = self.device.type == "cuda"
         state = {
+            "environment": fingerprint(self.device),
             "data": self.data.facts(),
             "epoch": self.epoch,
             "step": self.step,
@@ -270,33 +294,40 @@ class Trainer:
             "rows": self.record.rows,
             "nets": {net.name: net.state() for net in self.nets},
             "method": self.method.state_dict(),
-            "random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state(self.device) if cuda else None,
+            "random": random_state(self.device),
         }
-        save_state(self.folder / STATE_FILE, state)
+        self.checkpoints.save(self.epoch, self.step, state)
 
-    def load(self) -> None:
-        """Goes back to the run's saved state.
+    def load(self) -> bool:
+        """Goes back to the run's newest checkpoint that is whole.
+
+        Returns:
+            Whether there was one.
 
         Raises:
-            ValueError: a damaged file, or a run on other images.
+            ValueError: none is whole, or it is of a run on other images.
         """
-        path = self.folder / STATE_FILE
-        state = load_state(path)
+        state = self.checkpoints.load(self.display.note)
+        if state is None:
+            return False
+        path = self.checkpoints.paths()[0]
         facts = self.data.facts()
         for key, value in state["data"].items():
             if facts[key] != value:
                 raise ValueError(
                     f"`{path}` is of a run on other images: their {key} is {value}, here it is {facts[key]}"
                 )
+        before, here = state["environment"], fingerprint(self.device)
+        changed = [f"{key}: {before.get(key)}, now {here[key]}" for key in here if before.get(key) != here[key]]
+        if changed:
+            self.display.note(f"not the last bits of an uninterrupted run from here on ({'; '.join(changed)})")
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.record.rows = state["rows"]
         for net in self.nets:
             net.load(state["nets"][net.name])
         self.method.load_state_dict(state["method"])
-        torch.set_rng_state(state["random"])
-        if self.device.type == "cuda" and state["cuda_random"] is not None:
-            torch.cuda.set_rng_state(state["cuda_random"], self.device)
+        set_random_state(state["random"], self.device)
+        return True
 
 
 @contextmanager

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.summary.writer.record_writer import RecordWriter
 
-from adderkit.train.checkpoint import write_atomically, write_text
+from adderkit.train.files import WriteError, write_atomically, write_text
 
 Row = dict[str, Any]
 
@@ -32,11 +37,15 @@ class Record:
         self.rows.append(row)
 
     def write(self) -> None:
-        """Writes `metrics.csv`, atomically."""
+        """Writes `metrics.csv`, atomically; without rows, removes it."""
+        path = self.folder / "metrics.csv"
+        if not self.rows:
+            path.unlink(missing_ok=True)
+            return
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
 
-        def write(path: Path) -> None:
-            with open(path, "w", newline="", encoding="utf-8") as file:
+        def write(temporary: Path) -> None:
+            with open(temporary, "w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, columns, restval="")
                 writer.writeheader()
                 writer.writerows(
@@ -44,7 +53,7 @@ class Record:
                     for row in self.rows
                 )
 
-        write_atomically(self.folder / "metrics.csv", write)
+        write_atomically(path, write)
 
     def of(self, net: str) -> list[Row]:
         """The rows of one net, in the order of epochs."""
@@ -52,19 +61,60 @@ class Record:
 
 
 class Events:
-    """TensorBoard events of a run: one tag per figure and net, the step is the epoch."""
+    """TensorBoard events of a run: one tag per figure and net, the step is the epoch.
 
-    def __init__(self, folder: Path, first_epoch: int) -> None:
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_epoch)
+    Each sitting writes a file of its own, which tells TensorBoard to forget those before and begins with all rows so
+    far: whatever a crash left, the curves are those of the record. torch's SummaryWriter is not used, because a full
+    disk raises in a thread of its own there.
 
-    def add(self, row: Row) -> None:
-        for key, value in row.items():
-            if isinstance(value, float):
-                self._writer.add_scalar(f"{row['net']}/{key}", value, row["epoch"])
-        self._writer.flush()
+    Args:
+        folder: of the run.
+        rows: of the epochs so far.
+    """
 
-    def close(self) -> None:
-        self._writer.close()
+    def __init__(self, folder: Path, rows: list[Row]) -> None:
+        folder = folder / "tensorboard"
+        # TensorBoard reads files in the order of their names.
+        self._path = folder / f"events.out.tfevents.{time.time_ns():020d}"
+        with self._errors():
+            folder.mkdir(exist_ok=True)
+            self._file = open(self._path, "xb")  # noqa: SIM115 (closed in `__exit__`)
+        self._writer = RecordWriter(self._file)
+        begin = SessionLog(status=SessionLog.START)
+        self._write([Event(file_version="brain.Event:2"), Event(step=1, session_log=begin)])
+        self.add(rows)
+
+    def __enter__(self) -> Events:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with suppress(OSError):  # `add` has flushed: what can fail here is what failed there
+            self._file.close()
+
+    def add(self, rows: list[Row]) -> None:
+        """Appends rows."""
+        self._write(
+            [
+                Event(step=row["epoch"], summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)]))
+                for row in rows
+                for tag, value in ((f"{row['net']}/{key}", value) for key, value in row.items())
+                if isinstance(value, float)
+            ]
+        )
+
+    def _write(self, events: list[Event]) -> None:
+        with self._errors():
+            for event in events:
+                event.wall_time = time.time()
+                self._writer.write(event.SerializeToString())
+            self._file.flush()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise WriteError(self._path, error) from error
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

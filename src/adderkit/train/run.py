@@ -15,8 +15,11 @@ from adderkit.nn import warn_unnormalised
 from adderkit.train import environment
 from adderkit.train.config import BaseConfig
 from adderkit.train.display import Display, make_display
+from adderkit.train.files import remove_temporary
 from adderkit.train.folder import check_new, check_same_run, locked
-from adderkit.train.loop import STATE_FILE, Trainer
+from adderkit.train.interrupt import Interrupted, Stop
+from adderkit.train.loop import Trainer
+from adderkit.train.randomness import random_state, seed_all, set_random_state
 from adderkit.train.record import read_summary, write_summary
 from adderkit.train.teacher import cached_folder, new_teacher, teacher_config, teacher_from_run
 
@@ -37,14 +40,25 @@ def train(config: BaseConfig, out: Path, resume: bool = False, display: Display 
     Raises:
         ValueError: anything about the configuration, the data or the folder that can't be.
         Diverged: a NaN or an infinity; the last checkpoint is untouched.
-        Interrupted: Ctrl-C; the run can go on.
+        WriteError: a full disk, say; the last checkpoint is untouched.
+        Interrupted: by SIGINT (Ctrl-C), SIGTERM or SIGUSR1; the run can go on. Within the main thread, this function
+            handles these signals until it returns.
     """
     if not resume:
         check_new(out)
-    return _train_in(out, config, display or make_display(), None)
+    stop = Stop()
+    with stop.listening():
+        try:
+            return _train_in(out, config, display or make_display(), stop, None)
+        except KeyboardInterrupt:
+            if stop.number is None or stop.is_forced:
+                raise
+            raise Interrupted("while there was nothing to save", stop.number) from None
 
 
-def _train_in(out: Path, config: BaseConfig, display: Display, wait: Callable[[], None] | None) -> dict[str, Any]:
+def _train_in(
+    out: Path, config: BaseConfig, display: Display, stop: Stop, wait: Callable[[], None] | None
+) -> dict[str, Any]:
     with locked(out, wait):
         summary = read_summary(out)
         if summary is not None:
@@ -54,13 +68,17 @@ def _train_in(out: Path, config: BaseConfig, display: Display, wait: Callable[[]
         device = environment.pick_device(config.device)
         data = load(config.data, device)
         trainer = _trainer(config, data, out, display, device)
+        remove_temporary(out)
+        trainer.checkpoints.clean()
         check_same_run(out, config)  # writes the configuration of a new run: all that can be refused is behind us
         if trainer.teacher is not None and _is_trained_first(config, trainer):
-            trainer.teacher.network.load_state_dict(_trained_teacher(config, data, display))
-        if (out / STATE_FILE).exists():
-            trainer.load()
+            before = random_state(device)
+            trainer.teacher.network.load_state_dict(_trained_teacher(config, data, display, stop))
+            set_random_state(before, device)  # trained now or found in the cache: the student sees the same numbers
+        if trainer.load():
             display.note(f"going on after epoch {trainer.epoch}, step {trainer.step}")
-        trainer.fit()
+        stop.check()
+        trainer.fit(stop)
         summary = _summary(config, data, trainer, device)
         write_summary(out, summary)
         return summary
@@ -70,7 +88,7 @@ def _trainer(config: BaseConfig, data: ImageData, out: Path, display: Display, d
     data.train.steps(config.batch_size)  # refuses a batch larger than the set
     method = method_type(config.method)(config.method_options())
     teacher = new_teacher(method.teacher_need, config, data)
-    torch.manual_seed(config.seed)
+    seed_all(config.seed)
     student = models.create(config.student, config.layer, len(data.classes), data.channels)
     for network in (student, teacher):
         if network is not None:
@@ -82,7 +100,7 @@ def _trainer(config: BaseConfig, data: ImageData, out: Path, display: Display, d
         raise ValueError(
             f"`student` (={config.student}) does not take images of {data.height}x{data.width} pixels: {error}"
         ) from None
-    torch.manual_seed(config.seed)  # the method's own initial values do not depend on the nets'
+    seed_all(config.seed)  # the method's own initial values do not depend on the nets'
     return Trainer(config, data, student, teacher, method, out, display, device)
 
 
@@ -90,14 +108,14 @@ def _is_trained_first(config: BaseConfig, trainer: Trainer) -> bool:
     return trainer.method.teacher_need is TeacherNeed.FIXED and config.teacher_run is None
 
 
-def _trained_teacher(config: BaseConfig, data: ImageData, display: Display) -> dict[str, Any]:
+def _trained_teacher(config: BaseConfig, data: ImageData, display: Display, stop: Stop) -> dict[str, Any]:
     """Weights of the fixed teacher: from the cache, or trained into it now."""
     alone = teacher_config(config)
     folder = cached_folder(alone, data)
     if read_summary(folder) is None:
         display.note(f"the fixed teacher is trained first, in {folder}")
         wait = f"another process is training this teacher: waiting for it (the folder is {folder})"
-        _train_in(folder, alone, display, lambda: display.note(wait))
+        _train_in(folder, alone, display, stop, lambda: display.note(wait))
     return teacher_from_run(folder, config, data).state_dict()
 
 

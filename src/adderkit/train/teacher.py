@@ -16,7 +16,7 @@ from adderkit.models import Network
 from adderkit.train.config import BaseConfig
 from adderkit.train.folder import decisive
 from adderkit.train.record import read_summary
-from adderkit.train.weights import NetworkInfo, load_network
+from adderkit.train.weights import NetworkInfo, check_fits, load_network
 
 
 def new_teacher(need: TeacherNeed, config: BaseConfig, data: ImageData) -> Network | None:
@@ -68,12 +68,7 @@ def teacher_from_run(folder: Path, config: BaseConfig, data: ImageData) -> Netwo
     if config.teacher is not None and info.network != config.teacher:
         raise ValueError(f"`teacher_run` (={folder}) holds a {info.network}, but `teacher` is {config.teacher}")
     expected = NetworkInfo.of(network, data)
-    for key in ("classes", "in_channels", "height", "width"):
-        if getattr(info, key) != getattr(expected, key):
-            raise ValueError(
-                f"`teacher_run` (={folder}) does not fit the data: its {key} are {getattr(info, key)!r},"
-                f" those of {data.name} {getattr(expected, key)!r}"
-            )
+    check_fits(f"`teacher_run` (={folder})", info, expected)
     if (info.mean, info.std) != (expected.mean, expected.std):
         warnings.warn(
             f"the teacher in {folder} was trained on images normalised by {info.mean}, {info.std};"

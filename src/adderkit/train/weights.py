@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
+from torch import Tensor
 
 from adderkit import models
 from adderkit.data import ImageData
 from adderkit.models import Network
-from adderkit.train.checkpoint import write_atomically
+from adderkit.options import brief
+from adderkit.paths import shown
+from adderkit.train.files import write_atomically
 
-_FORMAT = "adderkit-network-1"
+_FORMAT_NAME = "adderkit-network-"
+_FORMAT = f"{_FORMAT_NAME}1"
+_MOST_FAULTS = 5  # in a message
 
 
 @dataclass(frozen=True)
@@ -60,27 +69,97 @@ def save_network(path: Path, network: Network, info: NetworkInfo) -> None:
     """Writes a network's parameters and buffers, with `info` in the header, atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     metadata = {"format": _FORMAT, "network": TypeAdapter(NetworkInfo).dump_json(info).decode()}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+    content = _with_sorted_header(save(tensors, metadata))
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """The same weights make the same file: safetensors writes its metadata in any order."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8 bytes
+    return len(header).to_bytes(8, "little") + header + content[start:]
 
 
 def load_network(path: Path) -> tuple[Network, NetworkInfo]:
     """Builds a network from a file of weights, on the CPU and in evaluation mode.
 
     Raises:
-        ValueError: a file that is missing, damaged, foreign, or does not fit the network that it names.
+        ValueError: a file that is missing, damaged, foreign, of another version, or does not fit the network that it
+            names; a NaN or an infinity among the weights.
     """
+    name = shown(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"weights `{path}` can't be read: {error}") from None
-    if metadata.get("format") != _FORMAT:
-        raise ValueError(f"weights `{path}`: format {metadata.get('format')!r}, but this version reads {_FORMAT!r}")
+        raise ValueError(f"weights `{name}` can't be read: {error}") from None
+    _check_format(name, metadata.get("format"))
     try:
         info = TypeAdapter(NetworkInfo).validate_json(metadata["network"])
+        _check_info(info)
+        with torch.device("meta"):  # nothing is allocated before the file's shapes are known to be the network's
+            expected = models.create(info.network, info.layer, len(info.classes), info.in_channels).state_dict()
+        faults = _faults(expected, tensors)
+        if faults:
+            raise ValueError("; ".join(faults[:_MOST_FAULTS]) + ("; ..." if len(faults) > _MOST_FAULTS else ""))
         network = models.create(info.network, info.layer, len(info.classes), info.in_channels)
         network.load_state_dict(tensors)
     except (KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(f"weights `{path}` do not fit their network: {error}") from None
+        raise ValueError(f"weights `{name}` do not fit their network: {error}") from None
     return network.eval(), info
+
+
+def check_fits(what: str, info: NetworkInfo, expected: NetworkInfo) -> None:
+    """Refuses a network of other classes or images than the data set at hand.
+
+    Args:
+        what: the network, as the message names it.
+        info: of the network.
+        expected: `NetworkInfo.of` the data.
+    """
+    for key in ("classes", "in_channels", "height", "width"):
+        here, there = getattr(info, key), getattr(expected, key)
+        if here != there:
+            raise ValueError(
+                f"{what} does not fit the data: its {key} are {brief(here)}, those of {expected.dataset} {brief(there)}"
+            )
+
+
+def _check_format(name: str, found: str | None) -> None:
+    if found == _FORMAT:
+        return
+    if (found or "").startswith(_FORMAT_NAME):
+        raise ValueError(
+            f"weights `{name}` have the format {found!r}, but this version of adderkit reads {_FORMAT!r}: take the"
+            " version that wrote them, or a newer one"
+        )
+    raise ValueError(f"weights `{name}` are not of adderkit: their format is {found!r}, not {_FORMAT!r}")
+
+
+def _check_info(info: NetworkInfo) -> None:
+    if min(info.in_channels, info.height, info.width) < 1:
+        raise ValueError(f"images of {info.in_channels} x {info.height} x {info.width} (channels x height x width)")
+    if not len(info.mean) == len(info.std) == info.in_channels:
+        raise ValueError(f"{len(info.mean)} means and {len(info.std)} deviations for {info.in_channels} channels")
+    if not all(map(math.isfinite, info.mean)) or not all(0 < value < math.inf for value in info.std):
+        raise ValueError(f"a mean {info.mean} or deviation {info.std} that can't be")
+
+
+def _faults(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    faults = [f"`{name}` is missing" for name in expected if name not in tensors]
+    faults += [f"there is no `{shown(name)}` in it" for name in tensors if name not in expected]
+    for name, here in expected.items():
+        there = tensors.get(name)
+        if there is None:
+            continue
+        if (there.shape, there.dtype) != (here.shape, here.dtype):
+            faults.append(f"`{name}` is {_described(there)}, not {_described(here)}")
+        elif there.is_floating_point() and not there.isfinite().all():
+            faults.append(f"`{name}` holds a NaN or an infinity: train again, or take an earlier file")
+    return faults
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
