@@ -292,6 +292,16 @@ struct Forward {
       }
   }
 
+  // The rows of a tile with which rows of so many pixels fill the registers best.
+  static int64_t rows_of_tile(int64_t pixels) {
+    int64_t best = 1, best_tiles = 0;
+    for (int64_t rows = 1; rows <= tile_rows; ++rows) {
+      const int64_t tiles = ceil_div(pixels, Isa::forward_pixels / rows);  // of rows * pixels / tiles sums
+      if (best_tiles == 0 || rows * best_tiles > best * tiles) best = rows, best_tiles = tiles;
+    }
+    return best;
+  }
+
   static void band(const ForwardPlan& plan, int64_t task, float* scratch) {
     const Shape& s = plan.shape;
     const int64_t first_row = task % plan.bands * plan.band_rows;
@@ -333,6 +343,7 @@ struct Forward {
     const int64_t* step = s.output_stride;
     const bool is_direct = step[1] == 1;
     const int64_t chunk = chunk_blocks(plan), block_line = tile_rows * plan.out_width * L;
+    const int64_t tall_most = rows_of_tile(plan.out_width);
     TileArguments arguments{};
     arguments.offsets = offsets;
     arguments.taps = s.kernel_height * s.kernel_width;
@@ -347,12 +358,11 @@ struct Forward {
       const int64_t first_filter = group * plan.group_filters + first_block * L;
       const int64_t filters = smaller(blocks * L, plan.group_filters - first_block * L);
       for (int64_t r = 0; r < rows;) {
-        const int64_t tall =
-            tile_size(rows - r, larger(1, smaller(tile_rows, Isa::forward_pixels / plan.out_width)));
+        const int64_t tall = tile_size(rows - r, tall_most);
         float* output = plan.output + image * step[0] + first_filter * step[1] + (first_row + r) * step[2];
         bool is_odd = false;
         for (int64_t q = 0; q < plan.out_width;) {
-          const int64_t wide = tile_size(plan.out_width - q, Isa::forward_pixels);
+          const int64_t wide = tile_size(plan.out_width - q, Isa::forward_pixels / tall);
           const Tile tile = find_tile(tall, wide);
           arguments.x = padded + r * plan.row_floats + q;
           arguments.patch_sums = patches + r * plan.out_width + q;
