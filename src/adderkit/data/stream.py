@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -75,6 +76,26 @@ class _Batches(Dataset[Tensor | ValueError]):
             return ValueError(str(error))
 
 
+# Whoever stops a job often signals all of its processes; a worker that died of it would take a training down in the
+# middle of a step, instead of between two. Workers end when the training does: it tells them, or they find it gone.
+_LEFT_TO_THE_TRAINING = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+
+
+def _ignore_signals(worker: int) -> None:
+    for number in _LEFT_TO_THE_TRAINING:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _LEFT_TO_THE_TRAINING)
+
+
+def _started(loader: DataLoader[Tensor | ValueError]) -> Iterator[Tensor | ValueError]:
+    """The loader's iterator. Signals wait while its workers start, for these are born with the training's handlers."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_TRAINING)
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 class StreamSplit(Split):
     """A split decoded on the fly.
 
@@ -109,8 +130,12 @@ class StreamSplit(Split):
             # The sources hold open files and closures, which other ways to start a worker would have to pickle.
             multiprocessing_context="fork" if self._workers else None,
             pin_memory=self._device.type == "cuda",
+            worker_init_fn=_ignore_signals,
+            # A loader seeds its workers from this, by default from torch's own generator, which a method may draw from:
+            # a run that goes on within an epoch makes one loader more than an uninterrupted one.
+            generator=torch.Generator(),
         )
-        for images in loader:
+        for images in _started(loader):
             if isinstance(images, ValueError):
                 raise images
             yield images.to(self._device, non_blocking=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from adderkit.train.config import BaseConfig, load_recipe, to_values, to_yaml
-from adderkit.train.files import write_text
+from adderkit.train.files import WriteError, write_text
 
 CONFIG_FILE = "config.yaml"
 _LOCK = ".lock"
@@ -44,6 +45,8 @@ def _lock(folder: Path, wait: Callable[[], None] | None) -> IO[str]:
             folder.mkdir(parents=True, exist_ok=True)
             file = open(path, "w")  # noqa: SIM115 (the caller closes it, where the lock falls)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise WriteError(folder, error) from None
             raise ValueError(f"folder `{folder}` can't be written to: {error.strerror}; choose another") from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,6 +85,11 @@ def check_new(folder: Path) -> None:
 def check_same_run(folder: Path, config: BaseConfig) -> None:
     """Refuses to go on with a run of another configuration; writes the configuration where there is none yet."""
     path = folder / CONFIG_FILE
+    if (folder / "state.pt").exists():
+        raise ValueError(
+            f"`out` (={folder}) holds a run of adderkit before 0.1.0, whose state.pt this version does not read:"
+            " train it anew in another folder"
+        )
     if not path.exists():
         write_text(path, to_yaml(config))
         return

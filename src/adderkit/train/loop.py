@@ -120,8 +120,8 @@ class Trainer:
                 with Events(self.folder, self.record.rows) as events:
                     self._fit(stop, events)
             finally:
-                self.display.stop()
                 self.close()
+                self.display.stop()
         return self.record
 
     def _fit(self, stop: Stop, events: Events) -> None:
@@ -312,22 +312,28 @@ class Trainer:
             return False
         path = self.checkpoints.paths()[0]
         facts = self.data.facts()
-        for key, value in state["data"].items():
-            if facts[key] != value:
+        for key, value in state.get("data", {}).items():
+            if facts.get(key) != value:
                 raise ValueError(
-                    f"`{path}` is of a run on other images: their {key} is {value}, here it is {facts[key]}"
+                    f"`{path}` is of a run on other images: their {key} is {value}, here it is {facts.get(key)}"
                 )
-        before, here = state["environment"], fingerprint(self.device)
+        before, here = state.get("environment", {}), fingerprint(self.device)
         changed = [f"{key}: {before.get(key)}, now {here[key]}" for key in here if before.get(key) != here[key]]
         if changed:
             self.display.note(f"not the last bits of an uninterrupted run from here on ({'; '.join(changed)})")
+        try:
+            self._take(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"`{path}` is no checkpoint of this run: {error!r}") from None
+        return True
+
+    def _take(self, state: dict[str, Any]) -> None:
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.record.rows = state["rows"]
         for net in self.nets:
             net.load(state["nets"][net.name])
         self.method.load_state_dict(state["method"])
         set_random_state(state["random"], self.device)
-        return True
 
 
 @contextmanager

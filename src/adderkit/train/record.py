@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,9 +75,11 @@ class Events:
         folder = folder / "tensorboard"
         # TensorBoard reads files in the order of their names.
         self._path = folder / f"events.out.tfevents.{time.time_ns():020d}"
-        with self._errors():
+        try:
             folder.mkdir(exist_ok=True)
             self._file = open(self._path, "xb")  # noqa: SIM115 (closed in `__exit__`)
+        except OSError as error:
+            raise WriteError(self._path, error) from error
         self._writer = RecordWriter(self._file)
         begin = SessionLog(status=SessionLog.START)
         self._write([Event(file_version="brain.Event:2"), Event(step=1, session_log=begin)])
@@ -88,8 +89,7 @@ class Events:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with suppress(OSError):  # `add` has flushed: what can fail here is what failed there
-            self._file.close()
+        self._close()
 
     def add(self, rows: list[Row]) -> None:
         """Appends rows."""
@@ -103,18 +103,18 @@ class Events:
         )
 
     def _write(self, events: list[Event]) -> None:
-        with self._errors():
+        try:
             for event in events:
                 event.wall_time = time.time()
                 self._writer.write(event.SerializeToString())
             self._file.flush()
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
         except OSError as error:
+            self._close()
             raise WriteError(self._path, error) from error
+
+    def _close(self) -> None:
+        with suppress(OSError):  # all was flushed: what can fail here is what failed there
+            self._file.close()
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
