@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from adderkit.nn.base import AdderLayer
+from adderkit.plain_load import load_plain
 
 _WRAPPERS = ("state_dict", "model", "net")
 _PARALLEL = "module."
@@ -67,11 +67,7 @@ def load_official(model: nn.Module, checkpoint: str | PathLike[str] | Mapping[st
 
 def _read(path: Path) -> Any:
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                    raise ValueError("it is compressed, as torch.save never does: it could fill all memory")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_plain(path)
     except Exception as error:  # a damaged file makes the unpickler raise anything; its name must be said
         found = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if found is None:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
+from adderkit.plain_load import load_plain
 from adderkit.train.files import WriteError, remove_temporary, write_atomically, write_text
 
 STATE_FORMAT = 2
@@ -195,10 +196,13 @@ def load_state(path: Path) -> dict[str, Any]:
         raise Damaged(f"checkpoint `{path}` is damaged: its checksum is not that of its content")
     del content
     try:
-        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+        state = load_plain(io.BytesIO(body))
     except Exception as error:  # a forged file with a right checksum: unpickling it may raise anything
         raise Damaged(f"checkpoint `{path}` can't be read: {_first_line(error)}") from None
     found = state.get("format") if isinstance(state, dict) else None
     if found != STATE_FORMAT:
-        raise ValueError(f"checkpoint `{path}` has format {found!r}; this version reads {STATE_FORMAT}")
+        raise ValueError(
+            f"checkpoint `{path}` has format {found!r}; this version reads {STATE_FORMAT}: go on with the version of"
+            " adderkit that wrote it"
+        )
     return state

@@ -5,18 +5,26 @@ from __future__ import annotations
 import csv
 import json
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from adderkit.data.sift import Skipped
 from adderkit.train.files import WriteError, write_atomically, write_text
 
+SKIPPED_FILE = "skipped.csv"
 Row = dict[str, Any]
+
+# What a summary must have to be shown.
+_FRACTIONS = ("final_top1", "best_top1", "teacher_final_top1", "teacher_best_top1")
+_SHOWN = ("method", "dataset", "student", "teacher", "layer", "epochs", "best_epoch", *_FRACTIONS)
 
 
 @dataclass
@@ -117,6 +125,18 @@ class Events:
             self._file.close()
 
 
+def write_skipped(folder: Path, skipped: Sequence[Skipped]) -> None:
+    """Writes `skipped.csv`, atomically: a line per image that `data.on_bad_image` (=skip) left out."""
+
+    def write(path: Path) -> None:
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(Skipped._fields)
+            writer.writerows(skipped)
+
+    write_atomically(folder / SKIPPED_FILE, write)
+
+
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """Writes `summary.json`, atomically: its presence says that the run is finished."""
     write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -132,6 +152,13 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"`{path}` can't be read: {error}") from None
+    missing = [key for key in _SHOWN if not isinstance(summary, dict) or key not in summary]
+    if missing:
+        raise ValueError(f"`{path}` is no summary of a run: it lacks {', '.join(missing)}")
+    for key in _FRACTIONS:
+        if not isinstance(summary[key], (int, float, NoneType)):
+            raise ValueError(f"`{path}` is no summary of a run: its {key} is {summary[key]!r:.100}, no number")
+    return summary

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +12,27 @@ import torch
 
 from adderkit import models, ops
 from adderkit.data import ImageData, load
+from adderkit.data.sift import describe
 from adderkit.distill import TeacherNeed, method_type
 from adderkit.nn import warn_unnormalised
 from adderkit.train import environment
-from adderkit.train.config import BaseConfig
-from adderkit.train.display import Display, make_display
+from adderkit.train.config import BaseConfig, to_yaml
+from adderkit.train.display import Display, SilentDisplay, make_display
+from adderkit.train.distributed import Processes, joined
 from adderkit.train.files import remove_temporary
-from adderkit.train.folder import check_new, check_same_run, locked
+from adderkit.train.folder import InUse, check_new, check_same_run, locked
 from adderkit.train.interrupt import Interrupted, Stop
 from adderkit.train.loop import Trainer
 from adderkit.train.randomness import random_state, seed_all, set_random_state
-from adderkit.train.record import read_summary, write_summary
+from adderkit.train.record import SKIPPED_FILE, read_summary, write_skipped, write_summary
 from adderkit.train.teacher import cached_folder, new_teacher, teacher_config, teacher_from_run
 
 
 def train(config: BaseConfig, out: Path, resume: bool = False, display: Display | None = None) -> dict[str, Any]:
     """Trains a configuration in a folder.
+
+    Where torchrun started several processes, each calls this with the same arguments, and they train the run together:
+    the first reads and writes the folder and alone shows anything, all return the summary.
 
     Args:
         config: of the run; `config_type()(...)` builds one.
@@ -43,13 +50,21 @@ def train(config: BaseConfig, out: Path, resume: bool = False, display: Display 
         WriteError: a full disk, say; the last checkpoint is untouched.
         Interrupted: by SIGINT (Ctrl-C), SIGTERM or SIGUSR1; the run can go on. Within the main thread, this function
             handles these signals until it returns.
+        LostProcess: another process died; the last checkpoint is untouched.
+        Elsewhere: another process can't go on, and raises why.
     """
-    if not resume:
-        check_new(out)
-    stop = Stop()
+    with joined(config.device) as processes:
+        with processes.agreed():
+            if processes.is_first and not resume:
+                check_new(out)
+        return _listening(out, config, display or make_display(), processes)
+
+
+def _listening(out: Path, config: BaseConfig, display: Display, processes: Processes) -> dict[str, Any]:
+    stop = Stop(is_shared=processes.count > 1)
     with stop.listening():
         try:
-            return _train_in(out, config, display or make_display(), stop, None)
+            return _train_in(out, config, display if processes.is_first else SilentDisplay(), stop, processes, None)
         except KeyboardInterrupt:
             if stop.number is None or stop.is_forced:
                 raise
@@ -57,35 +72,96 @@ def train(config: BaseConfig, out: Path, resume: bool = False, display: Display 
 
 
 def _train_in(
-    out: Path, config: BaseConfig, display: Display, stop: Stop, wait: Callable[[], None] | None
+    out: Path,
+    config: BaseConfig,
+    display: Display,
+    stop: Stop,
+    processes: Processes,
+    wait: Callable[[], None] | None,
 ) -> dict[str, Any]:
-    with locked(out, wait):
-        summary = read_summary(out)
+    with ExitStack() as held:
+        _hold(held, out, processes, wait)
+        summary = processes.from_first(lambda: _finished(out, config))
         if summary is not None:
-            check_same_run(out, config)
             display.note(f"{out} is finished already")
             return summary
-        device = environment.pick_device(config.device)
-        data = load(config.data, device)
-        trainer = _trainer(config, data, out, display, device)
-        remove_temporary(out)
-        trainer.checkpoints.clean()
-        check_same_run(out, config)  # writes the configuration of a new run: all that can be refused is behind us
+        with processes.agreed():
+            device = environment.pick_device(config.device)
+        data = processes.in_turn(lambda: load(config.data, device))
+        if data.skipped:
+            display.note(describe(data.skipped) + f"; all are in {out / SKIPPED_FILE}")
+        with processes.agreed():
+            trainer = _trainer(config, data, out, display, device, processes)
+        _open(out, config, data, trainer, processes)
         if trainer.teacher is not None and _is_trained_first(config, trainer):
             before = random_state(device)
-            trainer.teacher.network.load_state_dict(_trained_teacher(config, data, display, stop))
+            trainer.teacher.network.load_state_dict(_trained_teacher(config, data, display, stop, processes))
             set_random_state(before, device)  # trained now or found in the cache: the student sees the same numbers
         if trainer.load():
             display.note(f"going on after epoch {trainer.epoch}, step {trainer.step}")
         stop.check()
         trainer.fit(stop)
         summary = _summary(config, data, trainer, device)
-        write_summary(out, summary)
+        if processes.is_first:
+            write_summary(out, summary)
         return summary
 
 
-def _trainer(config: BaseConfig, data: ImageData, out: Path, display: Display, device: torch.device) -> Trainer:
+def _hold(held: ExitStack, out: Path, processes: Processes, wait: Callable[[], None] | None) -> None:
+    """Lets the first process hold the folder's lock.
+
+    Others that hold it are asked every second: several processes can't wait for the first for longer than they wait
+    for an answer.
+    """
+    while True:
+        is_held = 0
+        with processes.agreed():
+            if processes.is_first:
+                try:
+                    held.enter_context(locked(out))
+                except InUse:
+                    if wait is None:
+                        raise
+                    is_held = 1
+        if processes.largest(is_held) == [0]:
+            return
+        if wait is not None:
+            wait()
+            wait = _patiently
+        time.sleep(1)
+
+
+def _patiently() -> None: ...
+
+
+def _finished(out: Path, config: BaseConfig) -> dict[str, Any] | None:
+    summary = read_summary(out)
+    if summary is not None:
+        check_same_run(out, config)
+    return summary
+
+
+def _open(out: Path, config: BaseConfig, data: ImageData, trainer: Trainer, processes: Processes) -> None:
+    """Writes the configuration of a new run: all that can be refused is behind us."""
+    expected = processes.from_first(lambda: to_yaml(config))
+    with processes.agreed():
+        if to_yaml(config) != expected:
+            raise ValueError(f"process {processes.rank} was started with other options than process 0")
+        if processes.is_first:
+            remove_temporary(out)
+            trainer.checkpoints.clean()
+            check_same_run(out, config)
+            if data.skipped:
+                write_skipped(out, data.skipped)
+
+
+def _trainer(
+    config: BaseConfig, data: ImageData, out: Path, display: Display, device: torch.device, processes: Processes
+) -> Trainer:
+    if len(data.train) < 2:
+        raise ValueError(f"{data.name}: {len(data.train)} training images, but BatchNorm needs at least 2 in a batch")
     data.train.steps(config.batch_size)  # refuses a batch larger than the set
+    _check_share(config, processes)
     method = method_type(config.method)(config.method_options())
     teacher = new_teacher(method.teacher_need, config, data)
     seed_all(config.seed)
@@ -101,22 +177,34 @@ def _trainer(config: BaseConfig, data: ImageData, out: Path, display: Display, d
             f"`student` (={config.student}) does not take images of {data.height}x{data.width} pixels: {error}"
         ) from None
     seed_all(config.seed)  # the method's own initial values do not depend on the nets'
-    return Trainer(config, data, student, teacher, method, out, display, device)
+    return Trainer(config, data, student, teacher, method, out, display, device, processes)
+
+
+def _check_share(config: BaseConfig, processes: Processes) -> None:
+    share = processes.share(config.accumulate)
+    rows = share.rows(config.batch_size)[0]
+    if rows.stop - rows.start < 2:
+        raise ValueError(
+            f"`batch_size` (={config.batch_size}) must be at least {2 * share.processes * share.parts}: BatchNorm needs"
+            f" 2 images in each of {share.parts} parts (`accumulate`) for each of {share.processes} processes"
+        )
 
 
 def _is_trained_first(config: BaseConfig, trainer: Trainer) -> bool:
     return trainer.method.teacher_need is TeacherNeed.FIXED and config.teacher_run is None
 
 
-def _trained_teacher(config: BaseConfig, data: ImageData, display: Display, stop: Stop) -> dict[str, Any]:
+def _trained_teacher(
+    config: BaseConfig, data: ImageData, display: Display, stop: Stop, processes: Processes
+) -> dict[str, Any]:
     """Weights of the fixed teacher: from the cache, or trained into it now."""
     alone = teacher_config(config)
     folder = cached_folder(alone, data)
-    if read_summary(folder) is None:
+    if processes.from_first(lambda: read_summary(folder)) is None:
         display.note(f"the fixed teacher is trained first, in {folder}")
         wait = f"another process is training this teacher: waiting for it (the folder is {folder})"
-        _train_in(folder, alone, display, stop, lambda: display.note(wait))
-    return teacher_from_run(folder, config, data).state_dict()
+        _train_in(folder, alone, display, stop, processes, lambda: display.note(wait))
+    return processes.from_first(lambda: teacher_from_run(folder, config, data).state_dict())
 
 
 def _summary(config: BaseConfig, data: ImageData, trainer: Trainer, device: torch.device) -> dict[str, Any]:
@@ -140,7 +228,9 @@ def _summary(config: BaseConfig, data: ImageData, trainer: Trainer, device: torc
         "teacher_best_top1": max((row["test_top1"] for row in teacher_rows), default=None),
         "seconds": round(trainer.seconds, 2),
         "device": environment.device_name(device),
+        "processes": trainer.processes.count,
         "kernels": kernels if device.type == "cpu" else None,
         "versions": environment.versions(),
+        "skipped_images": len(data.skipped),
         "commit": environment.commit(),
     }
