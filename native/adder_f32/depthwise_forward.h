@@ -45,7 +45,8 @@ struct DepthwiseForward {
     int64_t ahead_rows, ahead_columns, row_step, column_step;
   };
 
-  // P pixels times one vector of channels; `at` is where they lie from the taps' own first.
+  // P pixels times one vector of channels; `at` is how far the first of both lies from what the taps point
+  // at.
   template <int P, bool is_whole>
   static void tile(const TileArguments& a, int64_t at, const float* packed, float* output, int lanes) {
     Vec total[P];

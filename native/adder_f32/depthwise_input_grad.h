@@ -37,8 +37,8 @@ struct DepthwiseInputGrad {
     const float* grad_ahead;
   };
 
-  // P pixels times one vector of channels; `at` is where their taps lie from the taps' own first. Returns
-  // whether an input is NaN, which the clamp would lose.
+  // P pixels times one vector of channels; `at` is how far the first of both lies from what the taps point
+  // at. Returns whether an input is NaN, which the clamp would lose.
   template <int P, bool is_whole>
   static bool tile(const TileArguments& a, int64_t at, const float* packed, const float* input, float* output,
                    int lanes) {

@@ -134,7 +134,9 @@ int32_t forward(const AdderF32Kernels& isa, ForwardPlan& plan, int32_t wanted_th
   plan.max_row_shift = row_taps.back().shift;
   plan.phase_columns = plan.out_width + column_taps.back().shift;
   plan.row_floats = plan.group_channels * plan.column_phase_count * plan.phase_columns;
-  if (is_depthwise(s)) plan.row_floats = is_copied ? s.width * isa.lanes : 0;
+  if (is_depthwise(s))  // a copy holds the rows between two phases as well
+    plan.row_floats =
+        is_copied ? s.width * isa.lanes * std::min(s.stride[0], s.height) / plan.row_phase_count : 0;
   plan.band_rows = rows_of_band(plan.out_height, s.batch * plan.parts, plan.row_floats * plan.row_phase_count,
                                 plan.max_row_shift, threads);
   plan.bands = (plan.out_height + plan.band_rows - 1) / plan.band_rows;

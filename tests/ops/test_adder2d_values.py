@@ -95,6 +95,22 @@ def test_groups(path, groups, channels, filters):
     check(x, f, grad, geometry, expected)
 
 
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_depthwise(path, channels):
+    """Tiles along rows and columns, their tails and borders; read in place and through copies."""
+    for geometry, size, kernel in (
+        (Geometry(padding=(1, 1), groups=channels), (11, 19), (3, 3)),
+        (Geometry((2, 2), (2, 2), groups=channels), (10, 22), (5, 5)),
+        (Geometry((3, 1), (3, 0), (2, 3), channels), (9, 8), (2, 3)),
+        (Geometry((1, 2), (4, 3), groups=channels), (2, 3), (3, 4)),
+    ):
+        x, f, grad, expected = case(8, 2, channels, size, channels, kernel, geometry)
+        last = LAYOUTS["channels_last"]
+        check(x, f, grad, geometry, expected)
+        check(last(x), f, last(grad), geometry, expected)
+        check(last(x), last(f), grad, geometry, expected)
+
+
 def test_many_bands_of_rows(path):
     """An image too large for one band of scratch, so that bands meet inside it."""
     geometry = Geometry(padding=(1, 1))
