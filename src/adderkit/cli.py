@@ -24,7 +24,7 @@ from adderkit.cli_options import parse, values
 from adderkit.options import Options
 from adderkit.paths import shown
 
-EXIT_INPUT, EXIT_DIVERGED, EXIT_WRITE, EXIT_STOPPED, EXIT_INTERRUPTED = 2, 3, 74, 75, 130
+EXIT_LOST, EXIT_INPUT, EXIT_DIVERGED, EXIT_WRITE, EXIT_STOPPED, EXIT_INTERRUPTED = 1, 2, 3, 74, 75, 130
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # met by standard output, say
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # CUDA; torch on the CPU: plain RuntimeErrors
 _LESS_MEMORY = "make `batch_size`, `data.image_size` or `data.memory_limit_mb` smaller"
@@ -91,27 +91,35 @@ def _usage() -> str:
 def _train(arguments: list[str]) -> int:
     """Train a network, alone or from a teacher, as a recipe and options say."""
     from adderkit import report, train
-    from adderkit.train.folder import CONFIG_FILE
+    from adderkit.train import distributed
 
-    config_type = train.config_type()
-    options = _parse_train(arguments, config_type())
-    recipe, out = options.recipe, options.out
-    if recipe is None and options.resume and (out / CONFIG_FILE).exists():
-        recipe = out / CONFIG_FILE  # going on needs no option said again
-    if recipe is not None:
-        options = _parse_train(arguments, train.load_recipe(recipe))
-    config = config_type(**values(options, config_type))
     try:
-        summary = train.train(config, out, options.resume)
+        with distributed.said_once():
+            config, out, resume = _configured(arguments)
+    except train.Elsewhere:  # the first process of this machine says why
+        return EXIT_INPUT
+    try:
+        summary = distributed.recorded(train.train)(config, out, resume)
+        if not distributed.speaks():
+            return 0
         curves = report.draw_curves(out)
         console = Console()
         console.print(report.run_table(summary))
         print(f"run:    {out}\ncurves: {curves}", flush=True)
+    except train.Elsewhere:
+        return EXIT_INPUT
+    except train.LostProcess as error:
+        if distributed.speaks():
+            lost = f"lost another process, whose own message says why ({error})"
+            print(f"adderkit train: {lost}. {_to_go_on(out, arguments)}", file=sys.stderr)
+        return EXIT_LOST
     except train.Interrupted as error:
-        print(f"stopped {error}. {_to_go_on(out, arguments)}", file=sys.stderr)
+        if distributed.speaks():
+            print(f"stopped {error}. {_to_go_on(out, arguments)}", file=sys.stderr)
         return EXIT_INTERRUPTED if error.number == signal.SIGINT else EXIT_STOPPED
     except train.Diverged as error:
-        print(f"adderkit train: {error}", file=sys.stderr)
+        if distributed.speaks():
+            print(f"adderkit train: {error}", file=sys.stderr)
         return EXIT_DIVERGED
     except OSError as error:
         if not isinstance(error, train.WriteError) and error.errno not in _FULL:
@@ -122,12 +130,29 @@ def _train(arguments: list[str]) -> int:
     return 0
 
 
+def _configured(arguments: list[str]) -> tuple[Any, Path, bool]:
+    """The configuration, the run's folder, and whether to go on there."""
+    from adderkit import train
+    from adderkit.train.folder import CONFIG_FILE
+
+    config_type = train.config_type()
+    options = _parse_train(arguments, config_type())
+    recipe, out = options.recipe, options.out
+    if recipe is None and options.resume and (out / CONFIG_FILE).exists():
+        recipe = out / CONFIG_FILE  # going on needs no option said again
+    if recipe is not None:
+        options = _parse_train(arguments, train.load_recipe(recipe))
+    return config_type(**values(options, config_type)), out, options.resume
+
+
 def _to_go_on(out: Path, arguments: list[str]) -> str:
+    from adderkit.train.distributed import is_launched
     from adderkit.train.folder import CONFIG_FILE
 
     recipe = out / CONFIG_FILE
     given = [str(recipe), "--out", str(out)] if recipe.exists() else [word for word in arguments if word != "--resume"]
-    return f"To go on: {shlex.join(['adderkit', 'train', *given, '--resume'])}"
+    command = "torchrun ... -m adderkit" if is_launched() else "adderkit"
+    return f"To go on: {command} {shlex.join(['train', *given, '--resume'])}"
 
 
 def _give_up_output() -> None:

@@ -33,6 +33,12 @@ def summed(tensor: Tensor) -> Tensor:
     return total
 
 
+def _of_all(own: Tensor) -> list[Tensor]:
+    found = [torch.empty_like(own) for _ in range(process_count())]
+    dist.all_gather(found, own)
+    return found
+
+
 class Moments(NamedTuple):
     """Number of elements behind each entry, their mean, and sum of squared deviations from that mean."""
 
@@ -55,9 +61,7 @@ def pooled(count: int, mean: Tensor, squares: Tensor) -> Moments:
     if process_count() == 1:
         return Moments(mean.new_tensor(float(count)), mean, squares)
     own = torch.cat([mean.new_full((1,), float(count)), mean.detach().reshape(-1), squares.detach().reshape(-1)])
-    rows = torch.empty(process_count() * own.numel(), dtype=own.dtype, device=own.device)
-    dist.all_gather_into_tensor(rows, own)
-    rows = rows.view(process_count(), -1)
+    rows = torch.stack(_of_all(own))
     counts, means, sums = rows[:, :1], rows[:, 1 : 1 + mean.numel()], rows[:, 1 + mean.numel() :]
     total = counts.sum()
     # About the first mean, not about 0: equal means then give that very mean, without rounding.
@@ -80,10 +84,7 @@ class _GatheredRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         ctx.rows = len(tensor)
-        own = tensor.contiguous()
-        everyone = own.new_empty((process_count() * len(own), *own.shape[1:]))
-        dist.all_gather_into_tensor(everyone, own)
-        return everyone
+        return torch.cat(_of_all(tensor.contiguous()))
 
     @staticmethod
     @once_differentiable

@@ -1,6 +1,7 @@
 """Training: configuration, loop, adaptive local rate, checkpoints, the record of a run."""
 
 from adderkit.train.config import BaseConfig, config_type, load_recipe, to_yaml
+from adderkit.train.distributed import Elsewhere, LostProcess
 from adderkit.train.evaluate import Scores, evaluate
 from adderkit.train.files import WriteError
 from adderkit.train.importing import ImportConfig, import_official
@@ -14,8 +15,10 @@ __all__ = [
     "AdaptiveLocalRate",
     "BaseConfig",
     "Diverged",
+    "Elsewhere",
     "ImportConfig",
     "Interrupted",
+    "LostProcess",
     "NetworkInfo",
     "Scores",
     "WriteError",

@@ -31,7 +31,11 @@ class BaseConfig(Options):
         default=None, description="folder of a finished run: its student is the fixed teacher"
     )
     epochs: int = Field(default=40, ge=1, description="passes over the training images")
-    batch_size: int = Field(default=64, ge=2, description="images per step; BatchNorm needs 2")
+    batch_size: int = Field(default=64, ge=2, description="images per step, of all processes; BatchNorm needs 2")
+    accumulate: int = Field(default=1, ge=1, description="parts that each batch is done in, one after the other")
+    sync_batchnorm: bool = Field(
+        default=True, description="batch normalisation over all processes; off: each for itself"
+    )
     seed: int = Field(default=0, ge=0, lt=2**63, description="of initial values, order and augmentation")
     lr: float = Field(default=0.1, ge=0, description="initial learning rate of SGD; a cosine takes it to 0")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD")

@@ -107,6 +107,20 @@ class PlainDisplay:
         sys.stdout.flush()
 
 
+class SilentDisplay:
+    """Shows nothing: for all processes of a run but the first."""
+
+    def note(self, text: str) -> None: ...
+
+    def start(self, title: str, epochs: int, steps: int, done_steps: int) -> None: ...
+
+    def step(self, epoch: int, losses: Mapping[str, float], top1: float, images: int) -> None: ...
+
+    def epoch(self, rows: list[Row]) -> None: ...
+
+    def stop(self) -> None: ...
+
+
 class LiveDisplay:
     """A progress bar with losses, accuracy, images per second and time left; epochs stay as lines above it."""
 

@@ -11,20 +11,30 @@ import numpy
 import torch
 
 import adderkit
-from adderkit import ops
+from adderkit import collectives, ops
+from adderkit.train import distributed
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto`, `cpu` or `cuda` as a device.
+    """`auto`, `cpu` or `cuda` as a device; of several processes on a machine each has a GPU of its own.
 
     Raises:
-        ValueError: `cuda` where torch sees none.
+        ValueError: `cuda` where torch sees none, or fewer than processes.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("`device` (=cuda): torch sees no CUDA device here; allowed: auto, cpu")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    if name == "cpu" or not distributed.is_launched():
+        return torch.device(name)
+    index, found = distributed.local_rank(), torch.cuda.device_count()
+    if index >= found:
+        raise ValueError(
+            f"`device` (={name}): torchrun started more processes here than torch sees GPUs: {found}. Start as many"
+            " (--nproc_per_node), or choose cpu"
+        )
+    torch.cuda.set_device(index)
+    return torch.device(name, index)
 
 
 def processor_name() -> str:
@@ -53,6 +63,7 @@ def fingerprint(device: torch.device) -> dict[str, str]:
         "device": device_name(device),
         "kernels": kernels,
         "vectors of torch": torch.backends.cpu.get_cpu_capability(),
+        "processes": str(collectives.process_count()),
     }
 
 

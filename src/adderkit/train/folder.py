@@ -21,13 +21,17 @@ _FREE = {"device", "checkpoint_minutes", "keep_checkpoints"}
 _FREE_DATA = {"workers", "memory_limit_mb", "root", "train", "test"}
 
 
+class InUse(ValueError):
+    """Another process holds the folder's lock."""
+
+
 @contextmanager
 def locked(folder: Path, wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Holds the folder's lock; it falls with the process, however that ends.
 
     Args:
         folder: created where it is missing.
-        wait: called before waiting for another process that holds the lock; None: don't wait, raise ValueError.
+        wait: called before waiting for another process that holds the lock; None: don't wait, raise InUse.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     with _lock(folder, wait):
@@ -53,7 +57,7 @@ def _lock(folder: Path, wait: Callable[[], None] | None) -> IO[str]:
         except BlockingIOError:
             if wait is None:
                 file.close()
-                raise ValueError(f"folder `{folder}` is in use: another process is training there") from None
+                raise InUse(f"folder `{folder}` is in use: another process is training there") from None
             try:
                 wait()
                 fcntl.flock(file, fcntl.LOCK_EX)

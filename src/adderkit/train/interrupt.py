@@ -31,12 +31,17 @@ class Stop:
     sets `number`, for the code there to look at. A second Ctrl-C breaks in; a second SIGTERM does not, for some
     systems send it twice.
 
+    Args:
+        is_shared: several processes stop together. torchrun passes Ctrl-C on to processes that the terminal has already
+            sent it to, so a second one is no wish to break in; torchrun itself kills what does not stop.
+
     Attributes:
         number: of the first signal; None: none came.
         is_forced: a second Ctrl-C broke into what was deferred.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_shared: bool = False) -> None:
+        self._is_shared = is_shared
         self.number: int | None = None
         self.is_forced = False
         self._is_deferred = False
@@ -90,6 +95,6 @@ class Stop:
             self.number = number
             if not self._is_deferred:
                 raise KeyboardInterrupt
-        elif number == signal.SIGINT:
+        elif number == signal.SIGINT and not self._is_shared:
             self.is_forced = self._is_deferred
             raise KeyboardInterrupt

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from adderkit.data import ImageData
-from adderkit.distill import Batch, Method, NetOutput, Phase, TapPairs, TeacherNeed
+from adderkit.distill import Batch, Method, Phase, TapPairs, TeacherNeed
 from adderkit.models import Network
+from adderkit.nn import synchronise
 from adderkit.train.checkpoint import Checkpoints
 from adderkit.train.config import BaseConfig
 from adderkit.train.display import Display
+from adderkit.train.distributed import ALONE, Processes
 from adderkit.train.environment import fingerprint
-from adderkit.train.evaluate import Scores, count_correct, evaluate
+from adderkit.train.evaluate import Scores, evaluate
 from adderkit.train.interrupt import Interrupted, Stop
 from adderkit.train.net import Meter, Net
 from adderkit.train.randomness import random_state, set_random_state
 from adderkit.train.record import Events, Record, Row
 from adderkit.train.schedule import Schedule
+from adderkit.train.step import Step
 from adderkit.train.weights import NetworkInfo, save_network
 
 
@@ -46,6 +49,7 @@ class Trainer:
         folder: of the run; exists.
         display: told of every step.
         device: where everything lies.
+        processes: those that train together; each holds all of the above.
     """
 
     def __init__(
@@ -58,24 +62,31 @@ class Trainer:
         folder: Path,
         display: Display,
         device: torch.device,
+        processes: Processes = ALONE,
     ) -> None:
         self.config, self.data, self.method = config, data, method
         self.folder, self.display, self.device = folder, display, device
+        self.processes, self._share = processes, processes.share(config.accumulate)
         self.schedule = Schedule(method.phases(config.epochs))
         self.steps = data.train.steps(config.batch_size)
         self.record = Record(folder)
         self.checkpoints = Checkpoints(folder, config.keep_checkpoints)
         self.epoch = self.step = 0  # the next step's epoch and index, both from 0
         self.seconds = 0.0  # of training and evaluation, over all sittings
+        self.is_progressive = method.teacher_need is TeacherNeed.PROGRESSIVE
+        if processes.count > 1 and config.sync_batchnorm:
+            for network in (student, teacher):
+                if network is not None:
+                    synchronise(network)
         self.student = Net("student", student, config)
         self.teacher = None if teacher is None else Net("teacher", teacher, config)
-        self.is_progressive = method.teacher_need is TeacherNeed.PROGRESSIVE
         self._hooks = self._set_up()
 
     def _set_up(self) -> list[Any]:
         pairs = self.method.tap_pairs(self.student.network, None if self.teacher is None else self.teacher.network)
         self._tap(pairs)
-        images, labels = next(iter(self.data.train.batches(self.config.batch_size, seed=self.config.seed)))
+        batches = self.data.train.batches(self.config.batch_size, seed=self.config.seed, share=self._share)
+        images, labels = next(iter(batches))
         with torch.no_grad(), _evaluating(self.student, self.teacher):
             teacher = None if self.teacher is None else self.teacher.forward(images)
             example = Batch(images, labels, self.student.forward(images), teacher, self.schedule.phases[0])
@@ -115,23 +126,29 @@ class Trainer:
         with stop.listening(), stop.deferred():
             try:
                 self._write_results()  # whatever a crash left there, they are those of this state
+                step = Step(self.student, self.teacher, self.method, self.config.accumulate, self.processes)
                 done = self.epoch * self.steps + self.step
                 self.display.start(self._title(), self.schedule.epochs, self.steps, done)
-                with Events(self.folder, self.record.rows) as events:
-                    self._fit(stop, events)
+                with self._events() as events:
+                    self._fit(stop, events, step)
             finally:
                 self.close()
                 self.display.stop()
         return self.record
 
-    def _fit(self, stop: Stop, events: Events) -> None:
+    def _events(self) -> AbstractContextManager[Events | None]:
+        return Events(self.folder, self.record.rows) if self.processes.is_first else nullcontext()
+
+    def _fit(self, stop: Stop, events: Events | None, step: Step) -> None:
         while self.epoch < self.schedule.epochs:
-            self._train_epoch(stop)
+            self._train_epoch(stop, step)
             rows = self._finish_epoch(stop)
-            events.add(rows)
+            if events is not None:
+                events.add(rows)
             self.display.epoch(rows)
-            if stop.number is not None and self.epoch < self.schedule.epochs:
-                raise Interrupted(f"after epoch {self.epoch}", stop.number)
+            (number,) = self.processes.largest(stop.number or 0)
+            if number and self.epoch < self.schedule.epochs:
+                raise Interrupted(f"after epoch {self.epoch}", number)
 
     def close(self) -> None:
         """Takes everything off the nets that the training put on them."""
@@ -146,29 +163,35 @@ class Trainer:
         if self.teacher is not None:
             kind = "progressive" if self.is_progressive else "fixed"
             teacher = f", {kind} teacher {self.teacher.network.name}"
+        together = f", {self.processes.count} processes" if self.processes.count > 1 else ""
         return (
             f"{config.method}: {config.layer} {config.student}{teacher} on {self.data.name}"
-            f" ({len(self.data.train)} + {len(self.data.test)} images), {self.schedule.epochs} epochs"
+            f" ({len(self.data.train)} + {len(self.data.test)} images), {self.schedule.epochs} epochs{together}"
         )
 
-    def _train_epoch(self, stop: Stop) -> None:
+    def _train_epoch(self, stop: Stop, step: Step) -> None:
         config, phase = self.config, self.schedule.phase(self.epoch)
         self._set_modes(phase)
         begin = last_save = time.monotonic()
-        batches = self.data.train.batches(config.batch_size, seed=config.seed, epoch=self.epoch, start=self.step)
-        for images, labels in batches:
-            losses = self._train_step(images, labels, phase)
+        parts = self.data.train.batches(
+            config.batch_size, seed=config.seed, epoch=self.epoch, start=self.step, share=self._share
+        )
+        while self.step < self.steps:
+            losses = self._train_step(step, islice(parts, config.accumulate), phase)
             self.step += 1
             meter = self.student.meter if phase.trains_student else self.nets[-1].meter
-            self.display.step(self.epoch + 1, losses, meter.correct / max(meter.images, 1), len(labels))
+            self.display.step(self.epoch + 1, losses, meter.correct / max(meter.images, 1), config.batch_size)
             now = time.monotonic()
-            if stop.number is not None or (now - last_save > 60 * config.checkpoint_minutes and self.step < self.steps):
+            is_due = now - last_save > 60 * config.checkpoint_minutes and self.step < self.steps
+            number, is_due = self.processes.largest(stop.number or 0, is_due)
+            if number or is_due:
                 self.seconds += now - begin
                 begin = last_save = now
+                self._average_statistics()
                 self._check_finite()
                 self._save_state()
-                if stop.number is not None:
-                    raise self._interrupted(stop.number)
+                if number:
+                    raise self._interrupted(number)
         self.seconds += time.monotonic() - begin
 
     def _set_modes(self, phase: Phase) -> None:
@@ -180,40 +203,27 @@ class Trainer:
     def _trains_teacher(self, phase: Phase) -> bool:
         return self.is_progressive and phase.trains_teacher
 
-    def _train_step(self, images: Tensor, labels: Tensor, phase: Phase) -> dict[str, float]:
+    def _train_step(self, step: Step, parts: Iterator[tuple[Tensor, Tensor]], phase: Phase) -> dict[str, float]:
         time_ = self.epoch + self.step / self.steps
-        teacher_output = None
-        losses: dict[str, float] = {}
-        if self.teacher is not None:
-            with torch.set_grad_enabled(self._trains_teacher(phase)):
-                output = self.teacher.forward(images)
-            if self._trains_teacher(phase):
-                terms = {"ce": F.cross_entropy(output.logits, labels)}
-                factor = self.schedule.teacher_factor(time_)
-                losses = self._learn(self.teacher, terms, output.logits, labels, factor)
-            teacher_output = NetOutput(
-                output.logits.detach(), {path: tap.detach() for path, tap in output.taps.items()}
-            )
-            del output  # its graph is freed before the student's is built
-        if phase.trains_student:
-            output = self.student.forward(images)
-            terms = self.method.losses(Batch(images, labels, output, teacher_output, phase))
-            factor = self.schedule.student_factor(time_)
-            losses = self._learn(self.student, terms, output.logits, labels, factor)
-        return losses
+        figures = step.gradients(parts, phase)
+        for net, losses, _ in figures:
+            for name, value in losses.items():
+                if not math.isfinite(value):
+                    raise self._diverged(f"the {net.name}'s loss term `{name}` is {value}", self.step + 1)
+        for net, losses, correct in figures:
+            net.update(self._factor(net)(time_))
+            net.meter.add(losses, correct, self.config.batch_size)
+        return figures[-1].losses if figures else {}
 
-    def _learn(
-        self, net: Net, terms: Mapping[str, Tensor], logits: Tensor, labels: Tensor, factor: float
-    ) -> dict[str, float]:
-        figures = [*terms.values(), count_correct(logits.detach(), labels)]
-        *values, correct = torch.stack([figure.detach().double() for figure in figures]).tolist()
-        losses = dict(zip(terms, values, strict=True))
-        for name, value in losses.items():
-            if not math.isfinite(value):
-                raise self._diverged(f"the {net.name}'s loss term `{name}` is {value}", self.step + 1)
-        net.update(terms, factor)
-        net.meter.add(losses, correct, len(labels))
-        return losses
+    def _factor(self, net: Net) -> Callable[[float], float]:
+        return self.schedule.student_factor if net is self.student else self.schedule.teacher_factor
+
+    def _average_statistics(self) -> None:
+        """Of batch normalisations that each process made of its own images: a run has one set of them."""
+        if not self.config.sync_batchnorm:
+            for net in self.nets:
+                if net.optimizer is not None:
+                    self.processes.average_statistics(net.network)
 
     def _diverged(self, what: str, step: int) -> Diverged:
         paths = self.checkpoints.paths()
@@ -225,11 +235,14 @@ class Trainer:
 
     def _finish_epoch(self, stop: Stop) -> list[Row]:
         begin = time.monotonic()
+        self._average_statistics()
         self._check_finite()
         phase = self.schedule.phase(self.epoch)
         before = random_state(self.device)
         try:
-            with stop.immediate():  # evaluation may take minutes, and whoever sends SIGTERM waits for seconds
+            # Evaluation may take minutes, and whoever sends SIGTERM waits for seconds. With several processes it must
+            # wait nevertheless: all of them take part to the end.
+            with stop.immediate() if self.processes.count == 1 else nullcontext():
                 rows = [self._row(net, phase) for net in self.nets]
         except KeyboardInterrupt:
             if stop.number is None or stop.is_forced:
@@ -252,6 +265,8 @@ class Trainer:
 
     def _write_results(self) -> None:
         """Metrics up to this state; within an epoch, the weights of its beginning are gone and those on disk stay."""
+        if not self.processes.is_first:
+            return
         self.record.write()
         if self.epoch > 0 and self.step == 0:
             for net, stem in zip(self.nets, ("last", "teacher"), strict=False):
@@ -261,8 +276,7 @@ class Trainer:
         scores = self._scores(net)
         row: Row = {"epoch": self.epoch + 1, "net": net.name, "phase": phase.name}
         if net.meter.images:
-            factor = self.schedule.student_factor if net is self.student else self.schedule.teacher_factor
-            row |= {"lr": self.config.lr * factor(self.epoch)} | net.meter.row()
+            row |= {"lr": self.config.lr * self._factor(net)(self.epoch)} | net.meter.row()
         return row | {"test_loss": scores.loss, "test_top1": scores.top1, "test_top5": scores.top5}
 
     def _scores(self, net: Net) -> Scores:
@@ -270,7 +284,7 @@ class Trainer:
             earlier = self.record.of(net.name)
             if earlier:  # a fixed teacher scores the same every epoch
                 return Scores(*(earlier[-1][f"test_{name}"] for name in Scores._fields))
-        scores = evaluate(net.network, self.data.test)
+        scores = evaluate(net.network, self.data.test, self.processes.share())
         net.taps.clear()  # of the last test batch: 180 MB for ResNet-20, in the next step's way
         if not math.isfinite(scores.loss):
             raise self._diverged(f"the {net.name}'s test loss is {scores.loss}", self.step)
@@ -284,7 +298,9 @@ class Trainer:
                     raise self._diverged(f"{owner} `{name}` holds a NaN or an infinity", self.step)
 
     def _save_state(self) -> None:
-        """Writes the state of the run: everything that the steps to come depend on."""
+        """Writes the state of the run: everything that the steps to come depend on, the same on every process."""
+        if not self.processes.is_first:
+            return
         state = {
             "environment": fingerprint(self.device),
             "data": self.data.facts(),
@@ -307,33 +323,51 @@ class Trainer:
         Raises:
             ValueError: none is whole, or it is of a run on other images.
         """
-        state = self.checkpoints.load(self.display.note)
-        if state is None:
+        found = self.processes.from_first(self._newest)
+        if found is None:
             return False
-        path = self.checkpoints.paths()[0]
+        with self.processes.agreed():
+            self._go_back(*found)
+        return True
+
+    def _newest(self) -> tuple[Path, dict[str, Any]] | None:
+        state = self.checkpoints.load(self.display.note)
+        return None if state is None else (self.checkpoints.paths()[0], state)
+
+    def _go_back(self, path: Path, state: dict[str, Any]) -> None:
         facts = self.data.facts()
-        for key, value in state.get("data", {}).items():
+        for key, value in _group(state, "data").items():
             if facts.get(key) != value:
                 raise ValueError(
                     f"`{path}` is of a run on other images: their {key} is {value}, here it is {facts.get(key)}"
                 )
-        before, here = state.get("environment", {}), fingerprint(self.device)
+        before, here = _group(state, "environment"), fingerprint(self.device)
         changed = [f"{key}: {before.get(key)}, now {here[key]}" for key in here if before.get(key) != here[key]]
         if changed:
             self.display.note(f"not the last bits of an uninterrupted run from here on ({'; '.join(changed)})")
         try:
             self._take(state)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"`{path}` is no checkpoint of this run: {error!r}") from None
-        return True
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
+            what = f"{error!r:.300}" if isinstance(error, KeyError) else f"{error!s:.300}"
+            raise ValueError(f"`{path}` is no checkpoint of this run: {what}; train anew in another folder") from None
 
     def _take(self, state: dict[str, Any]) -> None:
-        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.epoch, self.step, self.seconds = int(state["epoch"]), int(state["step"]), float(state["seconds"])
+        if not (0 <= self.epoch <= self.schedule.epochs and 0 <= self.step <= self.steps):
+            raise ValueError(f"it stands after epoch {self.epoch}, step {self.step}, which this run does not have")
         self.record.rows = state["rows"]
         for net in self.nets:
             net.load(state["nets"][net.name])
+            for name, tensor in net.network.state_dict().items():
+                if tensor.is_floating_point() and not tensor.isfinite().all():
+                    raise ValueError(f"the {net.name}'s `{name}` holds a NaN or an infinity")
         self.method.load_state_dict(state["method"])
         set_random_state(state["random"], self.device)
+
+
+def _group(state: dict[str, Any], key: str) -> dict[str, Any]:
+    value = state.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 @contextmanager

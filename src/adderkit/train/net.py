@@ -64,15 +64,21 @@ class Net:
     def forward(self, images: Tensor) -> NetOutput:
         return NetOutput(self.network(images), self.taps.take())
 
-    def update(self, terms: Mapping[str, Tensor], factor: float) -> None:
-        """One step down the sum of `terms`, at `factor` times the run's rate."""
+    def forget_gradients(self) -> None:
+        """Before the first part of a step."""
+        self._trained.zero_grad(set_to_none=True)
+
+    def update(self, factor: float) -> None:
+        """One step down the gradients, at `factor` times the run's rate."""
+        for group in self._trained.param_groups:
+            group["lr"] = self.config.lr * factor * group.get("lr_scale", 1.0)
+        self._trained.step()
+
+    @property
+    def _trained(self) -> torch.optim.Optimizer:
         if self.optimizer is None:
             raise RuntimeError(f"the {self.name} is not trained")
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * factor * group.get("lr_scale", 1.0)
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
-        self.optimizer.step()
+        return self.optimizer
 
     def state(self) -> dict[str, Any]:
         return {

@@ -16,11 +16,11 @@ from adderkit.data.sift import describe
 from adderkit.distill import TeacherNeed, method_type
 from adderkit.nn import warn_unnormalised
 from adderkit.train import environment
-from adderkit.train.config import BaseConfig, to_yaml
+from adderkit.train.config import BaseConfig
 from adderkit.train.display import Display, SilentDisplay, make_display
 from adderkit.train.distributed import Processes, joined
 from adderkit.train.files import remove_temporary
-from adderkit.train.folder import InUse, check_new, check_same_run, locked
+from adderkit.train.folder import InUse, check_new, check_same_run, decisive, locked
 from adderkit.train.interrupt import Interrupted, Stop
 from adderkit.train.loop import Trainer
 from adderkit.train.randomness import random_state, seed_all, set_random_state
@@ -143,9 +143,9 @@ def _finished(out: Path, config: BaseConfig) -> dict[str, Any] | None:
 
 def _open(out: Path, config: BaseConfig, data: ImageData, trainer: Trainer, processes: Processes) -> None:
     """Writes the configuration of a new run: all that can be refused is behind us."""
-    expected = processes.from_first(lambda: to_yaml(config))
+    expected = processes.from_first(lambda: decisive(config))
     with processes.agreed():
-        if to_yaml(config) != expected:
+        if decisive(config) != expected:
             raise ValueError(f"process {processes.rank} was started with other options than process 0")
         if processes.is_first:
             remove_temporary(out)
