@@ -77,6 +77,9 @@ def _problems(model: type[BaseModel], item: Any) -> list[Problem]:
     if item["type"] == "extra_forbidden":
         near = _near(model, key)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        group, _, inner = key.partition(".")
+        if inner and group in model.model_fields:
+            hint = f"; write `{group}: {{{inner}: ...}}`."
         return [Problem(brief(key)[1:-1], "unknown key ", f"{value}{hint} Allowed: {', '.join(model.model_fields)}")]
     if item["type"] == "missing":
         return [Problem(key, "", " is required")]
