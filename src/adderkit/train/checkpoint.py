@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from adderkit.plain_load import load_plain
-from adderkit.train.files import WriteError, remove_temporary, write_atomically, write_text
+from adderkit.train.files import WriteError, remove, remove_temporary, write_atomically, write_text
 
 STATE_FORMAT = 2
 _MARK = b"sha256 "
@@ -72,10 +72,7 @@ class Checkpoints:
             self._is_readable = True
         write_text(self._pointer, path.name + "\n")
         for old in self.paths()[self._keep :]:
-            try:
-                old.unlink()
-            except OSError as error:
-                raise WriteError(old, error) from error
+            remove(old)
 
     def load(self, note: Callable[[str], None]) -> dict[str, Any] | None:
         """Reads the newest checkpoint that is whole.
@@ -104,7 +101,7 @@ class Checkpoints:
             if faults:
                 note(f"{'; '.join(faults)}. Going on from the one before, `{path}`")
                 for bad in damaged:
-                    os.replace(bad, bad.with_name(bad.name + ".damaged"))
+                    _put_aside(bad)
                 write_text(self._pointer, path.name + "\n")
             return state
         if faults:
@@ -132,6 +129,13 @@ class Checkpoints:
 def _position(name: str) -> tuple[int, int] | None:
     match = _NAME.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else None
+
+
+def _put_aside(path: Path) -> None:
+    try:
+        os.replace(path, path.with_name(path.name + ".damaged"))
+    except OSError as error:
+        raise WriteError(path, error, "renamed") from error
 
 
 def _first_line(error: Exception) -> str:

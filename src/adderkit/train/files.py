@@ -24,12 +24,13 @@ class WriteError(OSError):
     Args:
         path: of the file, as it was to be named.
         error: what the system said.
+        done: what was to be done with it.
     """
 
-    def __init__(self, path: Path, error: OSError) -> None:
+    def __init__(self, path: Path, error: OSError, done: str = "written") -> None:
         remedy = _REMEDIES.get(error.errno or 0)
         what = error.strerror or str(error)
-        super().__init__(f"`{path}` can't be written: {what}{'; ' + remedy if remedy else ''}")
+        super().__init__(f"`{path}` can't be {done}: {what}{'; ' + remedy if remedy else ''}")
         self.errno = error.errno
 
 
@@ -70,7 +71,19 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def remove(path: Path) -> None:
+    """Removes a file, where there is one.
+
+    Raises:
+        WriteError: the right is missing, say.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise WriteError(path, error, "removed") from error
+
+
 def remove_temporary(folder: Path) -> None:
     """Removes what a process that was killed while writing left behind."""
     for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        remove(path)

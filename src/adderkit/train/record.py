@@ -17,7 +17,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[repo
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from adderkit.data.sift import Skipped
-from adderkit.train.files import WriteError, write_atomically, write_text
+from adderkit.train.files import WriteError, remove, write_atomically, write_text
 
 SKIPPED_FILE = "skipped.csv"
 Row = dict[str, Any]
@@ -47,7 +47,7 @@ class Record:
         """Writes `metrics.csv`, atomically; without rows, removes it."""
         path = self.folder / "metrics.csv"
         if not self.rows:
-            path.unlink(missing_ok=True)
+            remove(path)
             return
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
 
@@ -65,6 +65,23 @@ class Record:
     def of(self, net: str) -> list[Row]:
         """The rows of one net, in the order of epochs."""
         return [row for row in self.rows if row["net"] == net]
+
+
+def checked_rows(rows: Any, epochs: int) -> list[Row]:
+    """The rows of a checkpoint, which may be anything.
+
+    Raises:
+        ValueError: they are not the rows of so many epochs.
+    """
+    plain = (int, float, str, NoneType)
+    for row in rows:
+        if not all(isinstance(key, str) and isinstance(value, plain) for key, value in row.items()):
+            raise ValueError("its rows of metrics hold other things than figures")
+        if not all(isinstance(row[f"test_{name}"], float) for name in ("loss", "top1", "top5")):
+            raise ValueError("its rows of metrics lack the test's figures")
+    if [row["epoch"] for row in rows if row["net"] == "student"] != list(range(1, epochs + 1)):
+        raise ValueError(f"its rows of metrics are not those of {epochs} epochs")
+    return list(rows)
 
 
 class Events:
