@@ -39,9 +39,9 @@ float* thread_scratch(Scratch kind, int64_t floats) {
   return blocks[static_cast<int>(kind)].at_least(static_cast<size_t>(floats) * sizeof(float));
 }
 
-void trim_thread_scratch() {
-  for (Block& block : blocks)
-    if (block.bytes > kept_bytes) block.release();
+void trim_thread_scratch(Scratch kind) {
+  Block& block = blocks[static_cast<int>(kind)];
+  if (block.bytes > kept_bytes) block.release();
 }
 
 }  // namespace adderkit

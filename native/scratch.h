@@ -12,7 +12,8 @@ enum class Scratch { packed_weights, band };
 // kind. Null where memory is out.
 float* thread_scratch(Scratch kind, int64_t floats);
 
-// Gives back the calling thread's blocks above 16 MiB, so that one large call does not hold memory for ever.
-void trim_thread_scratch();
+// Gives back the calling thread's block of that kind where it is above 16 MiB, so that one large call does
+// not hold memory for ever.
+void trim_thread_scratch(Scratch kind);
 
 }  // namespace adderkit

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "adderkit.h"
+#include "scratch.h"
 
 #if defined(__linux__)
 #include <dlfcn.h>
@@ -24,6 +25,7 @@ struct Job {
 
   void work() {
     for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) body(context, task);
+    trim_thread_scratch(Scratch::band);
   }
 };
 

@@ -7,7 +7,8 @@
 namespace adderkit {
 
 // Calls body(context, task) once for each task in [0, tasks), on at most `threads` threads (0: all cores).
-// Which thread runs which task is not fixed, so a task's result must not depend on it.
+// Which thread runs which task is not fixed, so a task's result must not depend on it. Each thread then trims
+// its scratch of bands, so tasks keep nothing there.
 void parallel_for(int64_t tasks, int threads, void (*body)(void* context, int64_t task), void* context);
 
 template <class Body>
@@ -16,6 +17,9 @@ void parallel_for(int64_t tasks, int threads, const Body& body) {
       tasks, threads, [](void* context, int64_t task) { (*static_cast<const Body*>(context))(task); },
       const_cast<void*>(static_cast<const void*>(&body)));
 }
+
+// More is a mistake: an OpenMP runtime ends the process where it can't make them.
+constexpr int most_threads = 4096;
 
 // The number of threads that `threads` stands for (0: all cores).
 int thread_count(int threads);

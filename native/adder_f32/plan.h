@@ -27,10 +27,10 @@ struct ForwardPlan {
   int64_t group_channels, group_filters;  // input channels and filters of one group
   int64_t parts;                          // groups; of a depthwise layer, sets of channels (depthwise.h)
   int64_t blocks;                         // vectors of filters in a part
-  float* packed;                          // [part][block][tap][channel][lane], minus offset
-  float* filter_sums;                     // [part][block][lane], of the packed values
-  float offset;                           // subtracted from input and weight alike; |x - f| does not change
-  const Tap *row_taps, *column_taps;      // one per filter row, column
+  float* packed;                      // [part][block][tap][channel][lane], minus offset; null before packing
+  float* filter_sums;                 // [part][block][lane], of the packed values
+  float offset;                       // subtracted from input and weight alike; |x - f| does not change
+  const Tap *row_taps, *column_taps;  // one per filter row, column
   const int64_t *row_phases, *column_phases;  // first padded row, column of each phase
   int64_t row_phase_count, column_phase_count;
   int64_t phase_columns;  // columns kept of each phase
@@ -59,7 +59,8 @@ struct InputGradPlan {
   int64_t group_channels, group_filters;
   int64_t parts;               // as above
   int64_t blocks;              // vectors of input channels in a part
-  float* packed;               // [part][block][tap][filter][lane]
+  float* packed;               // [part][block][tap][filter][lane]; null before packing
+  bool is_finite;              // all of them
   const ClassTap* class_taps;  // sorted by class
   const int64_t* class_first;  // classes + 1 entries
   int64_t classes;

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <new>
 #include <vector>
 
 #include "../dispatch.h"
@@ -9,6 +10,7 @@
 #include "../scratch.h"
 #include "../threads.h"
 #include "plan.h"
+#include "pointwise.h"
 
 namespace adderkit {
 namespace {
@@ -19,14 +21,18 @@ constexpr int64_t band_floats = 64 * 1024;
 constexpr int64_t tasks_per_thread = 4;
 // Of any size or step, so that no sum or product of two of them overflows.
 constexpr int64_t largest_size = INT32_MAX;
+// Of a block of memory, 16 TiB: more than there is, and far from where the products that lead to it overflow.
+constexpr double most_floats = 1LL << 42;
 // Adder operations below which waking a second thread (some 5 us) costs more than it saves.
 constexpr double parallel_operations = 400 * 1000;
 // Mean over standard deviation of the filters from which their mean is subtracted: below it the identity
 // loses at most three bits to the offset.
 constexpr double offset_ratio = 8.0;
 
-int32_t check(const Shape* s, int64_t* out_height, int64_t* out_width) {
+int32_t check(const Shape* s, int32_t threads, int64_t* out_height, int64_t* out_width) {
   if (s == nullptr) return fail(ADDERKIT_INVALID_ARGUMENT, "`shape` is NULL");
+  if (threads < 0 || threads > most_threads)
+    return fail(ADDERKIT_INVALID_ARGUMENT, "`threads` (=%d) must be from 0 to %d", threads, most_threads);
   if (s->batch < 0 || s->batch > largest_size)
     return fail(ADDERKIT_INVALID_ARGUMENT, "`batch` must be from 0 to 2^31 - 1");
   const int64_t sizes[] = {s->channels,      s->height,       s->width,     s->out_channels,
@@ -109,6 +115,25 @@ void place_parts(const Shape& s, int64_t group_size, int64_t lanes, bool is_copi
   }
 }
 
+int32_t pack(const AdderF32Kernels& isa, const ForwardKernels& kernels, ForwardPlan& plan, int threads) {
+  const Shape& s = plan.shape;
+  const int64_t all_blocks = plan.parts * plan.blocks;
+  const int64_t packed = all_blocks * s.kernel_height * s.kernel_width * plan.group_channels * isa.lanes;
+  plan.packed = thread_scratch(Scratch::packed_weights, packed + all_blocks * isa.lanes);
+  if (plan.packed == nullptr) return fail(ADDERKIT_OUT_OF_MEMORY, "no memory for the packed filters");
+  plan.filter_sums = plan.packed + packed;
+  plan.offset = 0.0f;
+  std::vector<WeightSums> sums(all_blocks);
+  parallel_for(all_blocks, threads, [&](int64_t task) { sums[task] = kernels.pack(plan, task); });
+  choose_offset(&plan, kernels, sums, threads);
+  return ADDERKIT_OK;
+}
+
+// At least the floats of all packed filters, in whichever order.
+double packed_floats(const Shape& s, int64_t taps, int lanes) {
+  return 1.0 * (s.out_channels + lanes) * (s.channels + lanes) * taps * lanes;
+}
+
 int32_t forward(const AdderF32Kernels& isa, ForwardPlan& plan, int32_t wanted_threads) {
   const Shape& s = plan.shape;
   const ForwardKernels& kernels = is_depthwise(s) ? isa.depthwise_forward : isa.forward;
@@ -133,6 +158,10 @@ int32_t forward(const AdderF32Kernels& isa, ForwardPlan& plan, int32_t wanted_th
   plan.column_phase_count = static_cast<int64_t>(column_phases.size());
   plan.max_row_shift = row_taps.back().shift;
   plan.phase_columns = plan.out_width + column_taps.back().shift;
+  const double row = 1.0 * plan.group_channels * plan.column_phase_count * plan.phase_columns;
+  if (row * plan.row_phase_count * (plan.out_height + plan.max_row_shift) > most_floats ||
+      packed_floats(s, taps, isa.lanes) > most_floats)
+    return fail(ADDERKIT_OUT_OF_MEMORY, "no memory for a layer of these sizes");
   plan.row_floats = plan.group_channels * plan.column_phase_count * plan.phase_columns;
   if (is_depthwise(s))  // a copy holds the rows between two phases as well
     plan.row_floats =
@@ -141,15 +170,8 @@ int32_t forward(const AdderF32Kernels& isa, ForwardPlan& plan, int32_t wanted_th
                                 plan.max_row_shift, threads);
   plan.bands = (plan.out_height + plan.band_rows - 1) / plan.band_rows;
 
-  const int64_t all_blocks = plan.parts * plan.blocks;
-  const int64_t packed = all_blocks * taps * plan.group_channels * isa.lanes;
-  plan.packed = thread_scratch(Scratch::packed_weights, packed + all_blocks * isa.lanes);
-  if (plan.packed == nullptr) return fail(ADDERKIT_OUT_OF_MEMORY, "no memory for the packed filters");
-  plan.filter_sums = plan.packed + packed;
-  plan.offset = 0.0f;
-  std::vector<WeightSums> sums(all_blocks);
-  parallel_for(all_blocks, threads, [&](int64_t task) { sums[task] = kernels.pack(plan, task); });
-  choose_offset(&plan, kernels, sums, threads);
+  if (plan.packed == nullptr)
+    if (int32_t status = pack(isa, kernels, plan, threads)) return status;
 
   const int64_t scratch = kernels.scratch(plan);
   std::atomic<bool> is_out_of_memory{false};
@@ -160,7 +182,6 @@ int32_t forward(const AdderF32Kernels& isa, ForwardPlan& plan, int32_t wanted_th
     else
       kernels.band(plan, task, memory);
   });
-  trim_thread_scratch();
   if (is_out_of_memory) return fail(ADDERKIT_OUT_OF_MEMORY, "no memory for a band of the input");
   return ADDERKIT_OK;
 }
@@ -199,6 +220,20 @@ void exact_everywhere(const InputGradPlan& plan, int threads) {
   });
 }
 
+int32_t pack(const AdderF32Kernels& isa, const InputGradKernels& kernels, InputGradPlan& plan, int threads) {
+  const Shape& s = plan.shape;
+  const int64_t all_blocks = plan.parts * plan.blocks;
+  plan.packed = thread_scratch(Scratch::packed_weights, all_blocks * s.kernel_height * s.kernel_width *
+                                                            plan.group_filters * isa.lanes);
+  if (plan.packed == nullptr) return fail(ADDERKIT_OUT_OF_MEMORY, "no memory for the packed filters");
+  std::atomic<bool> is_finite{true};
+  parallel_for(all_blocks, threads, [&](int64_t task) {
+    if (!kernels.pack(plan, task)) is_finite = false;
+  });
+  plan.is_finite = is_finite;
+  return ADDERKIT_OK;
+}
+
 int32_t input_grad(const AdderF32Kernels& isa, InputGradPlan& plan, int32_t wanted_threads) {
   const Shape& s = plan.shape;
   const InputGradKernels& kernels = is_depthwise(s) ? isa.depthwise_input_grad : isa.input_grad;
@@ -216,6 +251,10 @@ int32_t input_grad(const AdderF32Kernels& isa, InputGradPlan& plan, int32_t want
   place_class_taps(s, &plan, &class_taps, &class_first);
   plan.class_taps = class_taps.data();
   plan.class_first = class_first.data();
+  if (1.0 * plan.group_filters * plan.grad_columns * plan.out_height > most_floats ||
+      1.0 * plan.blocks * isa.lanes * s.width * s.height > most_floats ||
+      packed_floats(s, taps, isa.lanes) > most_floats)
+    return fail(ADDERKIT_OUT_OF_MEMORY, "no memory for a layer of these sizes");
   int64_t row_floats =
       plan.group_filters * plan.grad_columns / s.stride[0] + s.width * plan.blocks * isa.lanes;
   if (is_depthwise(s)) row_floats = is_copied ? (plan.out_width / s.stride[0] + 2 * s.width) * isa.lanes : 0;
@@ -224,14 +263,9 @@ int32_t input_grad(const AdderF32Kernels& isa, InputGradPlan& plan, int32_t want
   plan.bands = (s.height + plan.band_rows - 1) / plan.band_rows;
   plan.grad_rows = std::min(plan.out_height, (plan.band_rows - 1 + reach) / s.stride[0] + 1);
 
-  const int64_t all_blocks = plan.parts * plan.blocks;
-  plan.packed = thread_scratch(Scratch::packed_weights, all_blocks * taps * plan.group_filters * isa.lanes);
-  if (plan.packed == nullptr) return fail(ADDERKIT_OUT_OF_MEMORY, "no memory for the packed filters");
-  std::atomic<bool> is_finite{true};
-  parallel_for(all_blocks, threads, [&](int64_t task) {
-    if (!kernels.pack(plan, task)) is_finite = false;
-  });
-  if (!is_finite) {  // the clamp instructions would lose a NaN of the filters
+  if (plan.packed == nullptr)
+    if (int32_t status = pack(isa, kernels, plan, threads)) return status;
+  if (!plan.is_finite) {  // the clamp instructions would lose a NaN of the filters
     exact_everywhere(plan, threads);
     return ADDERKIT_OK;
   }
@@ -245,9 +279,70 @@ int32_t input_grad(const AdderF32Kernels& isa, InputGradPlan& plan, int32_t want
     else
       kernels.band(plan, task, memory);
   });
-  trim_thread_scratch();
   if (is_out_of_memory) return fail(ADDERKIT_OUT_OF_MEMORY, "no memory for a band of the gradient");
   return ADDERKIT_OK;
+}
+
+int32_t forward_by_lines(const AdderF32Kernels& isa, ForwardPlan& plan, int32_t threads) {
+  const Shape s = plan.shape;
+  const int64_t input_step = position_step(s, s.input_stride),
+                output_step = position_step(s, s.output_stride);
+  if (!is_pointwise(s) || is_depthwise(s) || input_step == 0 || output_step == 0)
+    return forward(isa, plan, threads);
+  return by_lines(s.batch * s.height * s.width, [&](int64_t lines, int64_t pixels, int64_t first) {
+    ForwardPlan part = plan;
+    set_lines(&part.shape, lines, pixels);
+    set_line_strides(part.shape.input_stride, input_step, pixels);
+    set_line_strides(part.shape.output_stride, output_step, pixels);
+    part.out_height = lines;
+    part.out_width = pixels;
+    part.input += first * input_step;
+    part.output += first * output_step;
+    const int32_t status = forward(isa, part, threads);
+    plan.packed = part.packed;  // what is left over finds them there
+    plan.filter_sums = part.filter_sums;
+    plan.offset = part.offset;
+    return status;
+  });
+}
+
+int32_t input_grad_by_lines(const AdderF32Kernels& isa, InputGradPlan& plan, int32_t threads) {
+  const Shape s = plan.shape;
+  const int64_t input_step = position_step(s, s.input_stride),
+                output_step = position_step(s, s.output_stride);
+  const int64_t grad_step = position_step(s, plan.grad_input_stride);
+  if (!is_pointwise(s) || is_depthwise(s) || input_step == 0 || output_step == 0 || grad_step == 0)
+    return input_grad(isa, plan, threads);
+  return by_lines(s.batch * s.height * s.width, [&](int64_t lines, int64_t pixels, int64_t first) {
+    InputGradPlan part = plan;
+    int64_t grad_stride[] = {0, plan.grad_input_stride[1], 0, 0};
+    set_lines(&part.shape, lines, pixels);
+    set_line_strides(part.shape.input_stride, input_step, pixels);
+    set_line_strides(part.shape.output_stride, output_step, pixels);
+    set_line_strides(grad_stride, grad_step, pixels);
+    part.grad_input_stride = grad_stride;
+    part.out_height = lines;
+    part.out_width = pixels;
+    part.input += first * input_step;
+    part.grad_output += first * output_step;
+    part.grad_input += first * grad_step;
+    const int32_t status = input_grad(isa, part, threads);
+    plan.packed = part.packed;  // what is left over finds them there
+    plan.is_finite = part.is_finite;
+    return status;
+  });
+}
+
+// Nothing may leave through the C interface but a status.
+template <class Run>
+int32_t guarded(const Run& run) {
+  try {
+    const int32_t status = run();
+    trim_thread_scratch(Scratch::packed_weights);
+    return status;
+  } catch (const std::bad_alloc&) {
+    return fail(ADDERKIT_OUT_OF_MEMORY, "no memory for the plan of a layer of these sizes");
+  }
 }
 
 }  // namespace
@@ -258,7 +353,7 @@ using adderkit::fail;
 extern "C" int32_t adderkit_adder2d_f32(const adderkit_conv2d_shape* shape, const float* input,
                                         const float* weight, float* output, int32_t threads) {
   adderkit::ForwardPlan plan{};
-  if (int32_t status = adderkit::check(shape, &plan.out_height, &plan.out_width)) return status;
+  if (int32_t status = adderkit::check(shape, threads, &plan.out_height, &plan.out_width)) return status;
   const adderkit::AdderF32Kernels* kernels = adderkit::active_adder_f32();
   if (kernels == nullptr) return ADDERKIT_UNKNOWN_ISA;
   if (shape->batch == 0) return ADDERKIT_OK;
@@ -268,7 +363,7 @@ extern "C" int32_t adderkit_adder2d_f32(const adderkit_conv2d_shape* shape, cons
   plan.input = input;
   plan.weight = weight;
   plan.output = output;
-  return adderkit::forward(*kernels, plan, threads);
+  return adderkit::guarded([&] { return adderkit::forward_by_lines(*kernels, plan, threads); });
 }
 
 extern "C" int32_t adderkit_adder2d_input_grad_f32(const adderkit_conv2d_shape* shape,
@@ -276,7 +371,7 @@ extern "C" int32_t adderkit_adder2d_input_grad_f32(const adderkit_conv2d_shape* 
                                                    const float* weight, float* grad_input,
                                                    const int64_t* grad_input_stride, int32_t threads) {
   adderkit::InputGradPlan plan{};
-  if (int32_t status = adderkit::check(shape, &plan.out_height, &plan.out_width)) return status;
+  if (int32_t status = adderkit::check(shape, threads, &plan.out_height, &plan.out_width)) return status;
   const adderkit::AdderF32Kernels* kernels = adderkit::active_adder_f32();
   if (kernels == nullptr) return ADDERKIT_UNKNOWN_ISA;
   if (shape->batch == 0) return ADDERKIT_OK;
@@ -290,5 +385,5 @@ extern "C" int32_t adderkit_adder2d_input_grad_f32(const adderkit_conv2d_shape* 
   plan.weight = weight;
   plan.grad_input = grad_input;
   plan.grad_input_stride = grad_input_stride;
-  return adderkit::input_grad(*kernels, plan, threads);
+  return adderkit::guarded([&] { return adderkit::input_grad_by_lines(*kernels, plan, threads); });
 }
