@@ -18,7 +18,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a structure or a signature below changes. */
-#define ADDERKIT_ABI_VERSION 1
+#define ADDERKIT_ABI_VERSION 2
 
 typedef enum adderkit_status {
   ADDERKIT_OK = 0,

@@ -1,5 +1,6 @@
 // adderkit_peak: times the loops of peak.h on all threads at once.
 #include <chrono>
+#include <new>
 #include <vector>
 
 #include "../dispatch.h"
@@ -36,6 +37,15 @@ double speed(const AdderF32Kernels& kernels, int kind) {
   return best;
 }
 
+double speed_of_all(const AdderF32Kernels& kernels, int kind, int32_t threads) {
+  std::vector<double> speeds(static_cast<size_t>(thread_count(threads)), 0.0);
+  const int64_t tasks = static_cast<int64_t>(speeds.size());
+  parallel_for(tasks, static_cast<int>(tasks), [&](int64_t task) { speeds[task] = speed(kernels, kind); });
+  double all = 0.0;
+  for (double of_thread : speeds) all += of_thread;
+  return all;
+}
+
 }  // namespace
 }  // namespace adderkit
 
@@ -44,16 +54,17 @@ extern "C" int32_t adderkit_peak(int32_t kind, int32_t threads, double* operatio
   if (kind < ADDERKIT_PEAK_MULTIPLY_ADD || kind > ADDERKIT_PEAK_ADDER_INPUT_GRAD)
     return fail(ADDERKIT_INVALID_ARGUMENT, "`kind` (=%d) must be an adderkit_peak_kind",
                 static_cast<int>(kind));
-  if (threads < 0)
-    return fail(ADDERKIT_INVALID_ARGUMENT, "`threads` (=%d) must be >= 0", static_cast<int>(threads));
+  if (threads < 0 || threads > most_threads)
+    return fail(ADDERKIT_INVALID_ARGUMENT, "`threads` (=%d) must be from 0 to %d", static_cast<int>(threads),
+                most_threads);
   if (operations_per_second == nullptr)
     return fail(ADDERKIT_INVALID_ARGUMENT, "`operations_per_second` is NULL");
   const AdderF32Kernels* kernels = active_adder_f32();
   if (kernels == nullptr) return ADDERKIT_UNKNOWN_ISA;
-  std::vector<double> speeds(static_cast<size_t>(thread_count(threads)), 0.0);
-  const int64_t tasks = static_cast<int64_t>(speeds.size());
-  parallel_for(tasks, static_cast<int>(tasks), [&](int64_t task) { speeds[task] = speed(*kernels, kind); });
-  *operations_per_second = 0.0;
-  for (double of_thread : speeds) *operations_per_second += of_thread;
+  try {
+    *operations_per_second = speed_of_all(*kernels, kind, threads);
+  } catch (const std::bad_alloc&) {
+    return fail(ADDERKIT_OUT_OF_MEMORY, "no memory for the speeds of all threads");
+  }
   return ADDERKIT_OK;
 }

@@ -145,14 +145,32 @@ void test_paths() {
   expect(std::strcmp(adderkit_thread_pool(), "own pool") == 0, "runs on %s", adderkit_thread_pool());
 }
 
+// Whether the peaks of one thread on the active path are what a processor can do: at most two vectors a cycle
+// at 8 GHz (NEON: four of half the size), and no adder operation, which holds a multiply-add, faster than the
+// multiply-add alone.
+bool are_plausible(double multiply_add, double adder, double gradient) {
+  const int lanes = std::strcmp(adderkit_isa_name(adderkit_isa_active()), "avx512") == 0 ? 16 : 8;
+  const double most = 2 * lanes * 8e9;
+  for (double speed : {multiply_add, adder, gradient})
+    if (!(speed > 1e6 && speed < most)) return false;
+  return adder <= 1.05 * multiply_add && gradient <= 1.05 * multiply_add;
+}
+
 void test_peak() {
   double speed = 0;
-  for (int32_t kind : {ADDERKIT_PEAK_MULTIPLY_ADD, ADDERKIT_PEAK_ADDER, ADDERKIT_PEAK_ADDER_INPUT_GRAD})
-    expect(adderkit_peak(kind, 1, &speed) == ADDERKIT_OK && speed > 1e6, "peak %d: %g operations/s", kind,
-           speed);
+  double speeds[3] = {};
+  bool is_plausible = false;
+  for (int attempt = 0; attempt < 5 && !is_plausible; ++attempt) {  // other work slows any one of them
+    for (int32_t kind : {ADDERKIT_PEAK_MULTIPLY_ADD, ADDERKIT_PEAK_ADDER, ADDERKIT_PEAK_ADDER_INPUT_GRAD})
+      expect(adderkit_peak(kind, 1, &speeds[kind]) == ADDERKIT_OK, "peak %d: %s", kind, adderkit_error());
+    is_plausible = are_plausible(speeds[0], speeds[1], speeds[2]);
+  }
+  expect(is_plausible, "peaks: multiply-add %g, adder %g, its gradient %g operations/s", speeds[0], speeds[1],
+         speeds[2]);
   expect(adderkit_peak(-1, 1, &speed) == ADDERKIT_INVALID_ARGUMENT, "peak -1 was not refused");
-  expect(adderkit_peak(ADDERKIT_PEAK_ADDER, -1, &speed) == ADDERKIT_INVALID_ARGUMENT,
-         "threads -1 were not refused");
+  for (int32_t threads : {-1, 4097})
+    expect(adderkit_peak(ADDERKIT_PEAK_ADDER, threads, &speed) == ADDERKIT_INVALID_ARGUMENT,
+           "threads %d were not refused", threads);
   expect(adderkit_peak(ADDERKIT_PEAK_ADDER, 1, nullptr) == ADDERKIT_INVALID_ARGUMENT, "NULL was not refused");
 }
 

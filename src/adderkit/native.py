@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import adderkit
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 _NAME = {"win32": "adderkit.dll", "darwin": "libadderkit.dylib"}.get(sys.platform, "libadderkit.so")
 
 
