@@ -42,11 +42,24 @@ def _ops(arguments: list[str]) -> int:
     record.check_writable(json=given.json, csv=given.csv, figure=given.figure)
     if given.figure is not None:
         _check_figure(given.figure, options)
-    report = bench.measure_ops(options, _note)
+    report: dict[str, Any] = {}
+
+    def keep(so_far: dict[str, Any]) -> None:
+        nonlocal report
+        report = so_far
+        _write(report, given.json, given.csv)
+
+    try:
+        bench.measure_ops(options, _note, keep)
+    except KeyboardInterrupt:
+        if not report:
+            raise
+        _write(report, given.json, given.csv)  # the interrupt may have met the last time
     _print(report, tables.ops_tables(report))
-    _write(report, given.json, given.csv)
     if given.figure is not None:
         bench.draw_roofline(report, given.figure)
+    if not report["complete"]:
+        raise KeyboardInterrupt
     return 0
 
 
@@ -96,7 +109,8 @@ def _write(report: dict[str, Any], json: Path | None, csv: Path | None) -> None:
     if json is not None:
         record.write_json(json, report)
     if csv is not None:
-        record.write_csv(csv, report["rows"], report["machine"])
+        state = {key: report[key] for key in ("complete",) if key in report}
+        record.write_csv(csv, report["rows"], {**state, **report["machine"]})
 
 
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {"ops": _ops, "train": _train}

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from adderkit import bench, cli, native
-from adderkit.bench import formulations, limits, ops, record
+from adderkit.bench import formulations, limits, ops, record, timing
 from adderkit.ops import adder2d
 
 TINY = ["bench", "ops", "--shapes", "resnet20", "--batch", "2", "--rounds", "2", "--threads", "1"]
@@ -72,15 +72,20 @@ def test_what_is_written(report):
     )
     (adder_errors,) = (row for row in report["errors"] if row["contestant"] == "adder2d")
     assert all(0 < adder_errors[kind] <= 1e-5 for kind in ("forward", "input_gradient", "filter_gradient"))
-    assert [row["offset"] for row in report["offsets"]] == [0, 1, 10, 100, 1e3, 1e4, 1e5]
-    assert all(0 < row["error"] <= 1e-5 for row in report["offsets"])
+    offsets = (" + 1", " + 2", " + 5", " + 8", " + 10", " + 100", " + 1000", " + 10000", " + 100000", " - 100000")
+    expected = [*((f"normal{o}", f"normal{o}") for o in ("", *offsets)), ("1.7", "normal"), ("0 or 0.3", "normal")]
+    assert [(row["x"], row["f"]) for row in report["forward_errors"]] == expected
+    assert all(0 < row["error"] <= 1e-5 for row in report["forward_errors"])
+    assert report["complete"] is True
+    assert {row["rounds"] for row in report["rows"] if row["over"] == "conv2d"} == {2}
+    assert all(1 <= row["rounds"] <= 2 for row in report["rows"])
     assert report["machine"]["threads"] == 1
     assert all(report["machine"][key] for key in ("processor", "cores", "kernels", "torch", "python", "numpy"))
     assert set(report["limits"]) == {"multiply_add", "adder", "adder_input_gradient", "bytes_per_s"}
 
     assert len(report["csv"]) == len(report["rows"])
     for line, row in zip(report["csv"], report["rows"], strict=True):
-        for key, value in {**row, **report["machine"]}.items():
+        for key, value in {**row, **report["machine"], "complete": True}.items():
             assert line[key] == ("" if value is None else str(value))
     assert report["png"][:8] == b"\x89PNG\r\n\x1a\n"
     for fragment in (
@@ -97,9 +102,9 @@ def test_geometric_means_and_extremes(tmp_path, monkeypatch):
     """Over layers whose times are given: 1, 2, 4 ... milliseconds for adder2d, always 1 for conv2d."""
     turn = iter(range(100))
 
-    def turns(contestants, rounds):
+    def turns(contestants, budget):
         adder_seconds = 1e-3 * 2 ** next(turn)
-        return {name: [adder_seconds if name == "adder2d" else 1e-3] * rounds for name in contestants}
+        return {name: [adder_seconds if name == "adder2d" else 1e-3] * budget.most for name in contestants}
 
     monkeypatch.setattr(ops, "take_turns", turns)
     path = tmp_path / "out.json"
@@ -117,13 +122,53 @@ def test_geometric_means_and_extremes(tmp_path, monkeypatch):
 def test_rivals_are_compared_per_image(tmp_path, monkeypatch):
     """A rival that takes as long for one image of two as adder2d for both is twice as slow."""
     monkeypatch.setattr(formulations, "images", lambda layer, batch: 1)
-    monkeypatch.setattr(ops, "take_turns", lambda calls, rounds: {name: [1e-3] * rounds for name in calls})
+    monkeypatch.setattr(ops, "take_turns", lambda calls, budget: {name: [1e-3] * budget.most for name in calls})
     path = tmp_path / "out.json"
     assert cli.main([*TINY, "--only", "1x1/2 16", "--json", str(path)]) == 0
     rows = json.loads(path.read_text())["rows"]
     rivals = [row for row in rows if row["contestant"] in ("cdist", "official")]
     assert len(rivals) == 3
     assert all(row["images"] == 1 and row["ratio"] == pytest.approx(2) for row in rivals)
+
+
+def test_an_interrupted_run_keeps_what_was_measured(tmp_path, monkeypatch, capsys):
+    """Ctrl-C in the second of two layers."""
+    turn = iter(range(100))
+    budgets: list[timing.Budget] = []
+    seen: list[bool] = []
+    json_path, csv_path = tmp_path / "out.json", tmp_path / "out.csv"
+
+    def turns(calls, budget):
+        if next(turn) == 1:
+            seen.append(json.loads(json_path.read_text())["complete"])
+            raise KeyboardInterrupt
+        budgets.append(budget)
+        return {name: [1e-3] * budget.most for name in calls}
+
+    monkeypatch.setattr(ops, "take_turns", turns)
+    words = ["--only", "1x1", "--no_rivals", "--passes", "forward", "--rounds", "7", "--seconds", "0.5"]
+    assert cli.main([*TINY, *words, "--json", str(json_path), "--csv", str(csv_path)]) == 130
+    assert budgets == [timing.Budget(7, 3, 0.5, 0.1)]
+    report = json.loads(json_path.read_text())
+    assert seen == [False] and report["complete"] is False
+    assert (
+        {row["layer"] for row in report["rows"]} == {"16>32 1x1/2 32x32"} == {row["layer"] for row in report["errors"]}
+    )
+    lines = list(csv.DictReader(csv_path.read_text().splitlines()))
+    assert [(line["contestant"], line["complete"]) for line in lines] == [("adder2d", "False"), ("conv2d", "False")]
+    output = capsys.readouterr()
+    assert "16>32 1x1/2 32x32" in output.out and "layers are missing" in output.out
+    assert "interrupted" in output.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.json"]
+
+
+def test_an_interrupt_before_the_first_layer(tmp_path, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ops, "take_turns", interrupt)
+    assert cli.main([*TINY, "--only", "1x1", "--json", str(tmp_path / "out.json")]) == 130
+    assert not list(tmp_path.iterdir()) and not capsys.readouterr().out
 
 
 def scaled_gradient(*arguments):
@@ -166,6 +211,10 @@ def test_a_wrong_rival_is_not_timed(rival, monkeypatch, capsys):
     [
         (["ops", "--only", "5x5"], ["`only` (='5x5')", "16>16 3x3 32x32"]),
         (["ops", "--batch", "0"], ["`batch` (=0)", "greater than or equal to 1"]),
+        (["ops", "--seconds", "0"], ["`seconds` (=0"]),
+        (["ops", "--threads", "-1"], ["`threads` (=-1)", "greater than or equal to 0"]),
+        (["ops", "--threads", "4097"], ["`threads` (=4097)", "less than or equal to 4096"]),
+        (["train", "--threads", "4097"], ["`threads` (=4097)", "less than or equal to 4096"]),
         (["ops", "--json", "missing/out.json"], ["`json` (=missing/out.json)", "folder that exists"]),
         (["ops", "--csv", "."], ["`csv` (=.)", "not a folder"]),
         (["ops", "--passes", "forward+backward", "--figure", "x.png"], ["`figure` (=x.png)", "`passes`"]),
@@ -201,7 +250,7 @@ def test_documented_command_lines_parse(arguments, tmp_path, monkeypatch):
     class Reached(Exception):
         pass
 
-    def measure(options, note):
+    def measure(*_):
         raise Reached
 
     monkeypatch.chdir(tmp_path)

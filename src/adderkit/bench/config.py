@@ -10,6 +10,9 @@ from adderkit.options import Options
 
 Pass = Literal["forward", "input_gradient", "forward+backward"]
 
+MOST_THREADS = 4096
+"""What the native library takes as well; more is a slip."""
+
 
 class OpsOptions(Options):
     """Time adder layers against convolutions, as ratios in one run."""
@@ -20,16 +23,18 @@ class OpsOptions(Options):
     """only layers whose name contains this, as `3x3` or `64>64`"""
     batch: int = Field(default=128, ge=1)
     """images of a call"""
-    threads: int | None = Field(default=None, ge=1)
-    """threads of adder2d and torch alike; default: as many as torch takes by itself"""
+    threads: int | None = Field(default=None, ge=0, le=MOST_THREADS)
+    """threads of adder2d and torch alike, 0: all cores; default: as many as torch takes by itself"""
     rounds: int = Field(default=9, ge=1)
-    """rounds in which the contestants take turns"""
+    """rounds in which the contestants take turns, at most"""
+    seconds: float = Field(default=2.0, gt=0)
+    """time for a pass of a layer: no round starts that would exceed it, from the fourth on"""
     passes: tuple[Pass, ...] = Field(default=("forward", "input_gradient", "forward+backward"), min_length=1)
     """what to time"""
     layout: Literal["channels_last", "contiguous"] = "channels_last"
     """memory format of images, filters and gradients"""
     rivals: bool = True
-    """also time `unfold` + `cdist` and the official formulation, a few rounds on a part of the batch"""
+    """also time `unfold` + `cdist` and the official formulation, 1 to 3 rounds on a part of the batch"""
 
 
 class TrainOptions(Options):
@@ -39,8 +44,8 @@ class TrainOptions(Options):
     """the network, for 32x32 images, built as adder network and as CNN"""
     batch: int = Field(default=128, ge=1)
     """images of a step"""
-    threads: int | None = Field(default=None, ge=1)
-    """threads of both; default: as many as torch takes by itself"""
+    threads: int | None = Field(default=None, ge=0, le=MOST_THREADS)
+    """threads of both, 0: all cores; default: as many as torch takes by itself"""
     steps: int = Field(default=15, ge=1)
     """timed steps of each network; each comes after one that only warms up"""
     busy: bool = False

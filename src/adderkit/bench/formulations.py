@@ -20,8 +20,11 @@ PART_OPERATIONS = 100_000_000
 
 def images(layer: Layer, batch: int) -> int:
     """How many images of the batch the formulations here are timed on."""
-    if batch * layer.operations <= MOST_OPERATIONS:
-        return batch
+    return batch if batch * layer.operations <= MOST_OPERATIONS else part(layer, batch)
+
+
+def part(layer: Layer, batch: int) -> int:
+    """How many of them a call of about a second takes."""
     return max(1, min(batch, PART_OPERATIONS // layer.operations))
 
 

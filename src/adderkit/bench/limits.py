@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from adderkit import native
+from adderkit.bench.config import MOST_THREADS
 
 KINDS = ("multiply_add", "adder", "adder_input_gradient")
 """The operations in the order of `adderkit_peak_kind`: one of a convolution, of an adder layer, of its gradient."""
@@ -42,6 +43,8 @@ def peak(kind: str, threads: int) -> float:
     """
     if kind not in KINDS:
         raise ValueError(f"`kind` (={kind!r}) must be one of {', '.join(KINDS)}")
+    if not 0 <= threads <= MOST_THREADS:  # ctypes would cut it to 32 bits
+        raise ValueError(f"`threads` (={threads}) must be from 0 to {MOST_THREADS}")
     library = native.library()
     if library is None:
         raise RuntimeError(native.reason())

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from adderkit import native, ops
-from adderkit.train.files import write_atomically, write_text
 from adderkit.train.environment import commit, processor_name, versions
+from adderkit.train.files import write_atomically, write_text
 
 
 def machine(threads: int) -> dict[str, Any]:

@@ -13,11 +13,11 @@ Report = Mapping[str, Any]
 
 
 def ops_tables(report: Report) -> list[Table]:
-    """Speeds and errors by layer, the means, the rivals where they took part, errors under an offset."""
+    """Speeds and errors by layer, the means, the rivals where they took part, errors of the longest sums."""
     tables = [_layers(report), _summary(report)]
     if report["settings"]["rivals"]:
         tables.append(_rivals(report))
-    tables.append(_offsets(report))
+    tables.append(_forward_errors(report))
     return [*tables, _limits(report)] if report["limits"] is not None else tables
 
 
@@ -70,10 +70,10 @@ def _by_layer(report: Report, contestants: Sequence[str]) -> dict[tuple[str, str
 def _layers(report: Report) -> Table:
     settings = report["settings"]
     passes = list(dict.fromkeys(row["pass_name"] for row in report["rows"]))
-    columns = [f"{name.replace('+', ' + ')}\nG/s | conv2d's | ratio (10-90 %)" for name in passes]
-    title = (
-        f"time of adder2d / conv2d, batch {settings['batch']}, {settings['layout']}, medians of {settings['rounds']}"
-    )
+    columns = [f"{name.replace('+', ' + ')}\nG/s | conv2d's | ratio (10-90 %, rounds)" for name in passes]
+    title = f"time of adder2d / conv2d, batch {settings['batch']}, {settings['layout']}, medians"
+    if not report["complete"]:
+        title += "; interrupted: layers are missing"
     table = _table(title, "layer", [*columns, "errors: y, dx, df"])
     errors = {
         (row["network"], row["layer"]): row for row in report["errors"] if row["contestant"] == "adder2d"
@@ -83,7 +83,8 @@ def _layers(report: Report) -> Table:
         for name in passes:
             adder, conv = rows[name, "adder2d"], rows[name, "conv2d"]
             speeds = f"{adder['operations_per_s'] * 1e-9:.1f} | {conv['operations_per_s'] * 1e-9:.1f}"
-            cells.append(f"{speeds} | {adder['ratio']:.2f} ({adder['ratio_p10']:.2f}-{adder['ratio_p90']:.2f})")
+            ends = f"{adder['ratio_p10']:.2f}-{adder['ratio_p90']:.2f}"
+            cells.append(f"{speeds} | {adder['ratio']:.2f} ({ends}, {adder['rounds']})")
         kinds = ("forward", "input_gradient", "filter_gradient")
         table.add_row(" ".join(layer), *cells, ", ".join(f"{errors[layer][kind]:.0e}" for kind in kinds))
     return table
@@ -109,11 +110,11 @@ def _rivals(report: Report) -> Table:
     return table
 
 
-def _offsets(report: Report) -> Table:
+def _forward_errors(report: Report) -> Table:
     title = f"forward error at K = 4608, as a fraction of sum(|x| + |f|); allowed {TOLERANCE:.0e}"
-    table = _table(title, "common offset of x and f", ["error"])
-    for row in report["offsets"]:
-        table.add_row(f"{row['offset']:g}", f"{row['error']:.1e}")
+    table = _table(title, "x", ["f", "error"])
+    for row in report["forward_errors"]:
+        table.add_row(row["x"], row["f"], f"{row['error']:.1e}")
     return table
 
 

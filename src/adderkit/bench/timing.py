@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,24 +26,51 @@ def spread(values: list[float]) -> Spread:
     return Spread(median, p10, p90)
 
 
-def take_turns(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+class Budget(NamedTuple):
+    """How many rounds: `most`, fewer where one more would exceed `seconds`, but `least`.
+
+    A call of `long_call` seconds or more is not repeated to be timed warm.
+    """
+
+    most: int
+    least: int = 1
+    seconds: float = math.inf
+    long_call: float = math.inf
+
+
+def take_turns(contestants: Mapping[str, Callable[[], object]], budget: Budget) -> dict[str, list[float]]:
     """Seconds of each contestant's calls, one timed call a round; the call before it only warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
+    start = time.perf_counter()
+    for done in range(budget.most):
+        if done >= budget.least and (time.perf_counter() - start) * (done + 1) / done > budget.seconds:
+            break
         for name, call in contestants.items():
-            call()
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
+            taken = _seconds(call)
+            seconds[name].append(taken if taken >= budget.long_call else _seconds(call))
     return seconds
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 @contextmanager
 def thread_count(threads: int | None) -> Iterator[int]:
-    """Runs torch, and adder2d with it, on so many threads (None: as many as it has), and on as many as before after."""
+    """Runs torch, and adder2d with it, on so many threads, and on as many as before after.
+
+    None: as many as torch has; 0: as many as there are cores for this process.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
+    wanted = before if threads is None else threads or _cores()
+    torch.set_num_threads(wanted)
     try:
-        yield threads or before
+        yield wanted
     finally:
         torch.set_num_threads(before)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -14,7 +14,7 @@ from adderkit import models
 from adderkit.bench import memory, record
 from adderkit.bench.busy import busy_core
 from adderkit.bench.config import TrainOptions
-from adderkit.bench.timing import spread, take_turns, thread_count
+from adderkit.bench.timing import Budget, spread, take_turns, thread_count
 from adderkit.train import AdaptiveLocalRate
 
 LAYERS = ("adder", "conv")
@@ -79,7 +79,7 @@ def measure_train(options: TrainOptions, note: Callable[[str], None]) -> dict[st
         seconds: dict[str, dict[str, list[float]]] = {}
         for condition in ("quiet", "busy") if options.busy else ("quiet",):
             with busy_core() if condition == "busy" else nullcontext():
-                seconds[condition] = take_turns(steps, options.steps)
+                seconds[condition] = take_turns(steps, Budget(options.steps))
             note(f"{options.network}: timed {options.steps} steps of each network, {condition}")
         del steps
         peaks: dict[str, list[float]] = {}
