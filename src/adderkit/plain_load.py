@@ -9,6 +9,10 @@ from typing import Any, BinaryIO
 import torch
 
 
+class Compressed(ValueError):
+    """An archive that torch did not write."""
+
+
 def load_plain(source: Path | BinaryIO) -> Any:
     """Tensors, plain containers, numbers and text from a file of `torch.save`, on the CPU.
 
@@ -16,13 +20,13 @@ def load_plain(source: Path | BinaryIO) -> Any:
     64 MB of zeros fit in 70 kB.
 
     Raises:
-        ValueError: a compressed archive.
+        Compressed: a compressed archive.
         Exception: whatever a damaged file makes torch's unpickler raise; callers catch all and name the file.
     """
     if zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise ValueError("it is compressed, which torch.save never does")
+                raise Compressed("it is compressed, which torch.save never does")
     if not isinstance(source, Path):
         source.seek(0)
     return torch.load(source, map_location="cpu", weights_only=True)

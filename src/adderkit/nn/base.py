@@ -53,13 +53,3 @@ def adder_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The filters (`weight`) of every adder layer of `model`, in order; filters that layers share come once."""
     layers = (module for module in model.modules() if isinstance(module, AdderLayer))
     return list({id(layer.weight): layer.weight for layer in layers}.values())
-
-
-def check_count(name: str, value: object) -> None:
-    """Refuses what is no number of channels or groups.
-
-    Raises:
-        ValueError: naming the argument and its value.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"`{name}` (={value!r}) must be an integer >= 1")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from adderkit.nn.base import AdderLayer, check_count
+from adderkit.nn.base import AdderLayer
 from adderkit.ops import adder1d, adder2d, adder3d
-from adderkit.ops.validate import numbers
+from adderkit.ops.validate import check_padding, count, numbers
 
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -37,7 +37,7 @@ class _Convolution(AdderLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         kernel = numbers("kernel_size", kernel_size, self._dims, 1)
-        check_channels(in_channels, out_channels, groups)
+        in_channels, out_channels, groups = channels(in_channels, out_channels, groups)
         if padding_mode not in _PADDING_MODES:
             raise ValueError(f"`padding_mode` (={padding_mode!r}) must be one of {', '.join(_PADDING_MODES)}")
         super().__init__((out_channels, in_channels // groups, *kernel), out_channels, bias, device, dtype)
@@ -46,7 +46,7 @@ class _Convolution(AdderLayer):
         self.kernel_size = kernel
         self.stride = numbers("stride", stride, self._dims, 1)
         self.dilation = numbers("dilation", dilation, self._dims, 1)
-        self.padding = _check_padding(padding, self.stride)
+        self.padding = check_padding(padding, self.stride)
         self.groups = groups
         self.padding_mode = padding_mode
 
@@ -193,17 +193,18 @@ class Adder3d(_Convolution):
     _operation = adder3d
 
 
-def check_channels(in_channels: int, out_channels: int, groups: int) -> None:
-    """Refuses channels and groups that do not fit each other.
+def channels(in_channels: int, out_channels: int, groups: int) -> tuple[int, int, int]:
+    """Returns channels and groups as plain integers; refuses those that do not fit each other.
 
     Raises:
         ValueError: naming the argument, its value and what is allowed.
     """
-    for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
-        check_count(name, value)
-    for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
-        if value % groups != 0:
-            raise ValueError(f"`{name}` (={value}) must be divisible by `groups` (={groups})")
+    numbers_of = {"in_channels": in_channels, "out_channels": out_channels, "groups": groups}
+    inputs, outputs, blocks = (count(name, value) for name, value in numbers_of.items())
+    for name, value in (("in_channels", inputs), ("out_channels", outputs)):
+        if value % blocks != 0:
+            raise ValueError(f"`{name}` (={value}) must be divisible by `groups` (={blocks})")
+    return inputs, outputs, blocks
 
 
 def describe(layer: AdderLayer, defaults: dict[str, object]) -> str:
@@ -214,14 +215,3 @@ def describe(layer: AdderLayer, defaults: dict[str, object]) -> str:
     if layer.bias is not None:
         parts.append("bias=True")
     return ", ".join(parts)
-
-
-def _check_padding(padding: int | Sequence[int] | str, stride: tuple[int, ...]) -> tuple[int, ...] | str:
-    if not isinstance(padding, str):
-        return numbers("padding", padding, len(stride), 0)
-    if padding not in ("valid", "same"):
-        raise ValueError(f"`padding` (={padding!r}) must be integers, 'valid' or 'same'")
-    if padding == "same" and any(step != 1 for step in stride):
-        shown = stride if stride[1:] else stride[0]
-        raise ValueError(f"`stride` (={shown}) must be 1 where `padding` is 'same'")
-    return padding

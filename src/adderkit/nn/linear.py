@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from adderkit.nn.base import AdderLayer, check_count
+from adderkit.nn.base import AdderLayer
 from adderkit.ops import adder2d
+from adderkit.ops.validate import count
 
 
 class AdderLinear(AdderLayer):
@@ -44,8 +45,7 @@ class AdderLinear(AdderLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        for name, value in (("in_features", in_features), ("out_features", out_features)):
-            check_count(name, value)
+        in_features, out_features = count("in_features", in_features), count("out_features", out_features)
         super().__init__((out_features, in_features), out_features, bias, device, dtype)
         self.in_features = in_features
         self.out_features = out_features

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from adderkit.nn.base import AdderLayer
-from adderkit.plain_load import load_plain
+from adderkit.plain_load import Compressed, load_plain
 
 _WRAPPERS = ("state_dict", "model", "net")
 _PARALLEL = "module."
@@ -68,10 +68,13 @@ def load_official(model: nn.Module, checkpoint: str | PathLike[str] | Mapping[st
 def _read(path: Path) -> Any:
     try:
         return load_plain(path)
+    except (OSError, Compressed) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ValueError(f"`checkpoint` (={path}) can't be read: {why or error}") from None
     except Exception as error:  # a damaged file makes the unpickler raise anything; its name must be said
         found = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if found is None:
-            raise ValueError(f"`checkpoint` (={path}) can't be read: {_first_line(error)}") from None
+            raise ValueError(f"`checkpoint` (={path}) can't be read: no file of torch.save, or damaged") from None
         raise ValueError(
             f"`checkpoint` (={path}) holds pickled Python objects ({found[1]}), and reading these can run any code. "
             "Only tensors are read. If you trust the file, save its weights alone, where its code can be imported:\n"
@@ -98,10 +101,6 @@ def _tensors(content: Any, name: str) -> dict[str, Tensor]:
 def _describe(value: Any) -> str:
     is_empty = isinstance(value, Mapping) and not value
     return f"an empty {type(value).__name__}" if is_empty else f"a {type(value).__name__}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _official_names(own: Mapping[str, Any], adders: list[str]) -> dict[str, str]:

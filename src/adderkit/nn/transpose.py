@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adderkit.nn.base import AdderLayer
-from adderkit.nn.layers import check_channels, describe
+from adderkit.nn.layers import channels, describe
 from adderkit.ops import adder_transpose2d
 from adderkit.ops.validate import pair
 
@@ -64,7 +64,7 @@ class AdderTranspose2d(AdderLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         kernel = pair("kernel_size", kernel_size, 1)
-        check_channels(in_channels, out_channels, groups)
+        in_channels, out_channels, groups = channels(in_channels, out_channels, groups)
         if padding_mode != "zeros":
             raise ValueError(f"`padding_mode` (={padding_mode!r}) must be zeros in a transposed layer")
         super().__init__((in_channels, out_channels // groups, *kernel), out_channels, bias, device, dtype)

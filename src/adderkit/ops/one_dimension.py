@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from adderkit.ops.shared import add_bias, resolve_padding
-from adderkit.ops.validate import check_adder, check_dims, numbers
+from adderkit.ops.shared import add_bias, no_forward_mode, resolve_padding
+from adderkit.ops.validate import check_adder, check_dims, count, numbers
 
 
 def adder1d(
@@ -40,14 +40,16 @@ def adder1d(
 
     Raises:
         ValueError: naming the argument, its value and what is allowed.
+        NotImplementedError: double backward or forward-mode differentiation, which surrogates do not have.
 
     Source: AdderNet (Chen et al., CVPR 2020), Eq. 2, 5 and 6.
     """
     strides, dilations = numbers("stride", stride, 1, 1), numbers("dilation", dilation, 1, 1)
+    groups = count("groups", groups)
     is_unbatched = input.dim() == 2
-    batch, paddings = resolve_padding(
-        input.unsqueeze(0) if is_unbatched else input, weight, padding, strides, dilations
-    )
+    input, weight = no_forward_mode("adder1d", input, weight)
+    batch = input.unsqueeze(0) if is_unbatched else input
+    batch, paddings = resolve_padding(batch, weight, padding, strides, dilations, groups)
     check_dims(1, batch, weight, "C_out, C_in / groups")
     check_adder(1, batch, weight, strides, paddings, dilations, groups)
     geometry = (1, *strides), (0, *paddings), (1, *dilations), groups

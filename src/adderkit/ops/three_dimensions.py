@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from adderkit.ops.composed import register
 from adderkit.ops.formats import is_channels_last
-from adderkit.ops.shared import add_bias, resolve_padding
-from adderkit.ops.validate import check_adder3d, numbers
+from adderkit.ops.schema import register
+from adderkit.ops.shared import add_bias, convolution_weight_grad, no_forward_mode, resolve_padding
+from adderkit.ops.validate import check_adder3d, count, numbers
 
 # Elements of one chunk of windows, which are copies: 8 MiB of float32.
 CHUNK = 1 << 21
@@ -47,14 +47,16 @@ def adder3d(
 
     Raises:
         ValueError: naming the argument, its value and what is allowed.
+        NotImplementedError: double backward or forward-mode differentiation, which surrogates do not have.
 
     Source: AdderNet (Chen et al., CVPR 2020), Eq. 2, 5 and 6.
     """
     strides, dilations = numbers("stride", stride, 3, 1), numbers("dilation", dilation, 3, 1)
+    groups = count("groups", groups)
     is_unbatched = input.dim() == 4
-    batch, paddings = resolve_padding(
-        input.unsqueeze(0) if is_unbatched else input, weight, padding, strides, dilations
-    )
+    input, weight = no_forward_mode("adder3d", input, weight)
+    batch = input.unsqueeze(0) if is_unbatched else input
+    batch, paddings = resolve_padding(batch, weight, padding, strides, dilations, groups)
     output = torch.ops.adderkit.adder3d.default(batch, weight, strides, paddings, dilations, groups)
     output = add_bias(output, bias)
     return output.squeeze(0) if is_unbatched else output
@@ -76,7 +78,7 @@ def _forward(input: Tensor, weight: Tensor, output: Tensor, *geometry: Any) -> N
     filters, flat = _merged(weight), _flat(geometry)
     for chunk in _chunks(input, weight, output):
         windows = _windows(input, weight, chunk, geometry)
-        frames = torch.ops.adderkit.adder2d(windows, filters, *flat)
+        frames = torch.ops.adderkit.adder2d.default(windows, filters, *flat)
         _frames(output, chunk).copy_(_split(frames, chunk))
 
 
@@ -86,7 +88,7 @@ def _input_grad(grad_output: Tensor, input: Tensor, weight: Tensor, grad_input: 
     for chunk in _chunks(input, weight, grad_output):
         windows = _windows(input, weight, chunk, geometry)
         frames = _frames(grad_output, chunk).flatten(0, 1)
-        grad = torch.ops.adderkit.adder2d_input_grad(frames, windows, filters, *flat)
+        grad = torch.ops.adderkit.adder2d_input_grad.default(frames, windows, filters, *flat)
         grad = _split(grad, chunk).unflatten(2, (groups, weight.shape[2], -1))
         target = grad_input[chunk.images].transpose(1, 2)
         for index, tap in enumerate(_taps(input, weight, chunk, geometry)):
@@ -95,11 +97,7 @@ def _input_grad(grad_output: Tensor, input: Tensor, weight: Tensor, grad_input: 
 
 def _weight_grad(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
     """sum g * (x - f) = the convolution's weight gradient - f * sum g: the fast convolution does the work."""
-    stride, padding, dilation, groups = geometry
-    with torch.backends.cudnn.flags(allow_tf32=False):  # TF32 would leave 10 bits of a float32 gradient
-        product = torch.ops.aten.convolution_backward(
-            grad_output, input, weight, None, stride, padding, dilation, False, [0] * 3, groups, [False, True, False]
-        )[1]
+    product = convolution_weight_grad(grad_output, input, weight, *geometry)
     total = grad_output.sum((0, 2, 3, 4)).view(-1, 1, 1, 1, 1)
     return torch.addcmul(product, weight, total, value=-1)
 

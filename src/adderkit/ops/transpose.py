@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from adderkit.ops.composed import register
-from adderkit.ops.shared import add_bias
-from adderkit.ops.validate import check_adder_transpose2d, pair
+from adderkit.ops.schema import register
+from adderkit.ops.shared import add_bias, convolution_weight_grad, no_forward_mode
+from adderkit.ops.validate import check_adder_transpose2d, count, pair
 
 
 def adder_transpose2d(
@@ -52,11 +52,14 @@ def adder_transpose2d(
 
     Raises:
         ValueError: naming the argument, its value and what is allowed.
+        NotImplementedError: double backward or forward-mode differentiation, which surrogates do not have.
 
     Source: AdderNet (Chen et al., CVPR 2020), Eq. 2, 5 and 6, on the taps of a transposed convolution.
     """
     sizes = pair("stride", stride, 1), pair("padding", padding, 0), pair("output_padding", output_padding, 0)
+    groups = count("groups", groups)
     is_unbatched = input.dim() == 3
+    input, weight = no_forward_mode("adder_transpose2d", input, weight)
     batch = input.unsqueeze(0) if is_unbatched else input
     dilations = pair("dilation", dilation, 1)
     output = torch.ops.adderkit.adder_transpose2d.default(batch, weight, *sizes, dilations, groups)
@@ -120,7 +123,7 @@ def _forward(input: Tensor, weight: Tensor, output: Tensor, *geometry: Any) -> N
     filters = _flipped(weight, groups)
     output.zero_()
     for row, column in _regions(input, weight, output, geometry):
-        output[:, :, row.outputs, column.outputs] = torch.ops.adderkit.adder2d(
+        output[:, :, row.outputs, column.outputs] = torch.ops.adderkit.adder2d.default(
             input[:, :, row.inputs, column.inputs],
             filters[:, :, row.taps, column.taps],
             (1, 1),
@@ -135,7 +138,7 @@ def _input_grad(grad_output: Tensor, input: Tensor, weight: Tensor, grad_input: 
     filters = _flipped(weight, groups)
     grad_input.zero_()
     for row, column in _regions(input, weight, grad_output, geometry):
-        grad_input[:, :, row.inputs, column.inputs] += torch.ops.adderkit.adder2d_input_grad(
+        grad_input[:, :, row.inputs, column.inputs] += torch.ops.adderkit.adder2d_input_grad.default(
             grad_output[:, :, row.outputs, column.outputs],
             input[:, :, row.inputs, column.inputs],
             filters[:, :, row.taps, column.taps],
@@ -149,11 +152,7 @@ def _input_grad(grad_output: Tensor, input: Tensor, weight: Tensor, grad_input: 
 def _weight_grad(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
     """sum g * (x - f) = the transposed convolution's weight gradient - f * (sum of g over the outputs of each tap)."""
     stride, padding, output_padding, dilation, groups = geometry
-    with torch.backends.cudnn.flags(allow_tf32=False):  # TF32 would leave 10 bits of a float32 gradient
-        product = torch.ops.aten.convolution_backward(
-            *(grad_output, input, weight, None, stride, padding, dilation, True, output_padding, groups),
-            [False, True, False],
-        )[1]
+    product = convolution_weight_grad(grad_output, input, weight, stride, padding, dilation, groups, output_padding)
     total = grad_output.sum(0)
     for axis in (0, 1):
         reached = (

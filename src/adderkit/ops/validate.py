@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 from typing import Any
 
 import torch
@@ -25,8 +26,9 @@ def numbers(name: str, value: int | Sequence[int], dims: int, minimum: int) -> t
     if type(value) is int:  # the common form first: a call makes six of these
         values = (value,)
     else:
-        values = tuple(value) if isinstance(value, Sequence) else (value,)
-        if isinstance(value, str) or len(values) not in (1, dims) or not all(map(_is_int, values)):
+        found = tuple(map(_integer, value)) if isinstance(value, Sequence) else (_integer(value),)
+        values = tuple(number for number in found if number is not None)
+        if len(values) != len(found) or len(values) not in (1, dims):
             raise ValueError(f"`{name}` (={value!r}) must be an integer or {_COUNTS[dims]}")
     if min(values) < minimum:
         raise ValueError(f"`{name}` (={value!r}) must be >= {minimum}")
@@ -39,19 +41,48 @@ def pair(name: str, value: int | Sequence[int], minimum: int) -> tuple[int, int]
     return vertical, horizontal
 
 
-def _is_int(value: object) -> bool:
-    return type(value) is int or (isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool))
+def count(name: str, value: object) -> int:
+    """Returns a number of channels, features or groups as a plain integer.
+
+    Raises:
+        ValueError: naming the argument and its value, where it is no integer >= 1.
+    """
+    number = _integer(value)
+    if number is None or number < 1:
+        raise ValueError(f"`{name}` (={value!r}) must be an integer >= 1")
+    return number
 
 
-def check_adder2d(
-    input: Tensor,
-    weight: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> tuple[int, int]:
-    """Checks one call and returns the output's (height, width).
+def _integer(value: Any) -> int | None:
+    """Plain integers, the symbolic ones of a compiler as they are, NumPy's and others' as plain ones; else None."""
+    if type(value) is int or isinstance(value, torch.SymInt):
+        return value  # type: ignore[return-value]
+    if isinstance(value, (bool, Tensor)):  # a tensor's value would hold up the device, or not be there
+        return None
+    try:
+        return index(value)
+    except TypeError:
+        return None
+
+
+def check_padding(padding: int | Sequence[int] | str, stride: tuple[int, ...]) -> tuple[int, ...] | str:
+    """Returns `padding` as one integer per dimension of `stride`, or "valid" or "same" as they are.
+
+    Raises:
+        ValueError: naming `padding` or `stride`, its value and what is allowed.
+    """
+    if not isinstance(padding, str):
+        return numbers("padding", padding, len(stride), 0)
+    if padding not in ("valid", "same"):
+        raise ValueError(f"`padding` (={padding!r}) must be integers, 'valid' or 'same'")
+    if padding == "same" and any(step != 1 for step in stride):
+        shown = stride if stride[1:] else stride[0]
+        raise ValueError(f"`stride` (={shown}) must be 1 where `padding` is 'same'")
+    return padding
+
+
+def check_adder2d(input: Tensor, weight: Tensor, *geometry: Any) -> tuple[int, ...]:
+    """Checks one call (stride, padding, dilation, groups) and returns the output's shape.
 
     Shape: input (N, C_in, H, W), weight (C_out, C_in / groups, K_h, K_w).
 
@@ -59,8 +90,7 @@ def check_adder2d(
         ValueError: naming the argument, its value and what is allowed.
     """
     check_tensors(2, input, weight)
-    height, width = check_adder(2, input, weight, stride, padding, dilation, groups)
-    return height, width
+    return (input.shape[0], weight.shape[0], *check_adder(2, input, weight, *geometry))
 
 
 def check_adder(
@@ -81,7 +111,7 @@ def check_adder(
     """
     strides, dilations = numbers("stride", stride, dims, 1), numbers("dilation", dilation, dims, 1)
     paddings = numbers("padding", padding, dims, 0)
-    _check_groups(groups)
+    count("groups", groups)
     filters, group_channels = weight.shape[:2]
     if filters % groups != 0:
         raise ValueError(f"`groups` (={groups}) must divide the {filters} filters of `weight`")
@@ -120,15 +150,14 @@ def check_adder_transpose2d(
     check_tensors(2, input, weight, "C_in, C_out / groups")
     strides, dilations = pair("stride", stride, 1), pair("dilation", dilation, 1)
     paddings, extras = pair("padding", padding, 0), pair("output_padding", output_padding, 0)
-    _check_groups(groups)
+    count("groups", groups)
     if weight.shape[0] % groups != 0:
         raise ValueError(f"`groups` (={groups}) must divide the {weight.shape[0]} input channels of `weight`")
     _check_channels(input, weight, weight.shape[0], groups)
     sizes = []
     for axis, name in enumerate(_SIZES[2]):
         size, extra, most = input.shape[2 + axis], extras[axis], max(strides[axis], dilations[axis]) - 1
-        if size < 1:
-            raise ValueError(f"`input` {name} (={size}) must be >= 1")
+        _check_size(name, size)
         if extra > most:
             raise ValueError(
                 f"`output_padding` (={extra} for the {name}) must be <= {most}, below `stride` or `dilation`"
@@ -173,11 +202,6 @@ def check_tensors(dims: int, input: Tensor, weight: Tensor, channels: str = "C_o
         raise ValueError(f"`weight` (on {weight.device}) must be on the device of `input` ({input.device})")
 
 
-def _check_groups(groups: object) -> None:
-    if not _is_int(groups) or groups < 1:  # type: ignore[operator]
-        raise ValueError(f"`groups` (={groups!r}) must be an integer >= 1")
-
-
 def _check_channels(input: Tensor, weight: Tensor, channels: int, groups: int) -> None:
     if input.shape[1] != channels:
         raise ValueError(
@@ -186,9 +210,15 @@ def _check_channels(input: Tensor, weight: Tensor, channels: int, groups: int) -
         )
 
 
+def _check_size(name: str, size: int) -> None:
+    if size < 1:
+        raise ValueError(f"`input` {name} (={size}) must be >= 1")
+
+
 def _out(name: str, size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
     reach = dilation * (kernel - 1) + 1
-    if size + 2 * padding < reach:
+    if size < 1 or size + 2 * padding < reach:
+        _check_size(name, size)
         raise ValueError(
             f"`input` {name} (={size}, {size + 2 * padding} with padding) must be >= {reach}, "
             f"the dilated {name} of the filter"
@@ -196,17 +226,12 @@ def _out(name: str, size: int, kernel: int, stride: int, padding: int, dilation:
     return (size + 2 * padding - reach) // stride + 1
 
 
-def check_grad_output(grad_output: Tensor, input: Tensor, weight: Tensor, size: tuple[int, int]) -> None:
-    """Checks the gradient that a backward kernel is given against the forward call's output.
+def check_grad(grad_output: Tensor, input: Tensor, expected: tuple[int, ...]) -> None:
+    """Checks the gradient that a backward kernel is given against the shape of the forward call's output.
 
     Raises:
         ValueError: naming `grad_output`, its shape or dtype and what is allowed.
     """
-    check_grad(grad_output, input, (input.shape[0], weight.shape[0], *size))
-
-
-def check_grad(grad_output: Tensor, input: Tensor, expected: tuple[int, ...]) -> None:
-    """`check_grad_output` for an output of the shape `expected`."""
     if tuple(grad_output.shape) != expected:
         raise ValueError(f"`grad_output` (shape {tuple(grad_output.shape)}) must have the shape {expected}")
     if grad_output.dtype != input.dtype or grad_output.device != input.device:
