@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+from typing import Any
+
+import torch
 
 _NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1]
 _WORDS = [
@@ -101,3 +104,54 @@ def command(source: random.Random, others: list[bytes]) -> bytes:
             more: list[str] = json.loads(source.choice(others))
             words += more[source.randrange(1, len(more)) :]
     return json.dumps(words).encode()
+
+
+def structure(source: random.Random, value: Any, depth: int = 0) -> Any:
+    """A copy of nested containers with one thing in it replaced, left out or put in."""
+    if not isinstance(value, (dict, list)) or not value or source.random() < 0.1 * depth:
+        return _other(source, value)
+    if isinstance(value, dict):
+        key = source.choice(list(value))
+        kind = source.random()
+        if kind < 0.1:
+            return {k: v for k, v in value.items() if k != key}
+        if kind < 0.2:
+            return {**value, source.choice(["x", 3, None]): value[key]}
+        return {**value, key: structure(source, value[key], depth + 1)}
+    at = source.randrange(len(value))
+    return [*value[:at], structure(source, value[at], depth + 1), *value[at + 1 :]]
+
+
+def _other(source: random.Random, value: Any) -> Any:
+    plain = [
+        None,
+        0,
+        -1,
+        3,
+        2**70,
+        0.5,
+        float("nan"),
+        "",
+        "x",
+        [],
+        [1],
+        {},
+        {"x": 1},
+        True,
+        torch.zeros(2),
+        torch.ones(()),
+    ]
+    if not isinstance(value, torch.Tensor) or source.random() < 0.3:
+        return source.choice(plain)
+    changes = [
+        lambda t: t[:0],
+        lambda t: t.flatten(),
+        lambda t: t * float("nan"),
+        lambda t: t.to(torch.int64),
+        lambda t: t.to(torch.complex64),
+        lambda t: t.to_sparse(),
+        lambda t: t[None].expand(10**6, *t.shape),
+        lambda t: torch.empty(t.shape, device="meta"),
+        lambda t: t.double() * 1e300,
+    ]
+    return source.choice(changes)(value)

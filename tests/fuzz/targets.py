@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mutations
 import numpy as np
 import pyarrow.parquet as pq
 import torch
@@ -167,6 +169,37 @@ def commands(folder: Path) -> tuple[list[bytes], Target]:
     return seeds, target
 
 
+def resumed(folder: Path) -> tuple[list[bytes], Target]:
+    """Checkpoints with a right checksum that hold something else than the run saved."""
+    options = ["--method", "kd", "--epochs", "1", "--batch_size", "16", "--data.train_rows", "0:32", "--device", "cpu"]
+    options += ["--data.test_rows", "0:16", "--teacher_run", str(folder / "teacher")]
+    words = ["train", "--out", str(folder / "run")]
+    assert (
+        cli.main(["train", "--out", str(folder / "teacher"), "--method", "none", "--layer", "conv", *options[2:-2]])
+        == 0
+    )
+    assert cli.main([*words, *options]) == 0
+    (path,) = (folder / "run" / "checkpoints").glob("*.pt")
+    good = path.read_bytes()
+    state = load_state(path)
+
+    def target(folder: Path, data: bytes) -> None:
+        source = random.Random(data)
+        forged = state
+        for _ in range(source.choice((1, 1, 2))):
+            forged = mutations.structure(source, forged)
+        save_state(path, forged if isinstance(forged, dict) else {"x": forged})
+        (folder / "run" / "summary.json").unlink(missing_ok=True)
+        try:
+            code = cli.main([*words, "--resume"])
+        finally:
+            path.write_bytes(good)
+        if code:
+            raise ValueError("refused") if code == 2 else RuntimeError(f"exit code {code}")
+
+    return [b""], target
+
+
 TARGETS: dict[str, Callable[[Path], tuple[list[bytes], Target]]] = {
     "recipes": recipes,
     "images": images,
@@ -174,5 +207,6 @@ TARGETS: dict[str, Callable[[Path], tuple[list[bytes], Target]]] = {
     "weights": weights,
     "states": states,
     "official": official,
+    "resumed": resumed,
     "commands": commands,
 }

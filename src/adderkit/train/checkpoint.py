@@ -204,9 +204,9 @@ def load_state(path: Path) -> dict[str, Any]:
     except Exception as error:  # a forged file with a right checksum: unpickling it may raise anything
         raise Damaged(f"checkpoint `{path}` can't be read: {_first_line(error)}") from None
     found = state.get("format") if isinstance(state, dict) else None
-    if found != STATE_FORMAT:
+    if not isinstance(found, int) or found != STATE_FORMAT:
         raise ValueError(
-            f"checkpoint `{path}` has format {found!r}; this version reads {STATE_FORMAT}: go on with the version of"
-            " adderkit that wrote it"
+            f"checkpoint `{path}` has format {found!r:.100}; this version reads {STATE_FORMAT}: go on with the version"
+            " of adderkit that wrote it"
         )
     return state

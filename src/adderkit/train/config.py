@@ -103,7 +103,7 @@ def load_recipe(path: Path) -> BaseConfig:
     try:
         values = strict_yaml.load(text)
     except ValueError as error:
-        raise ValueError(f"recipe `{shown(path)}` is no YAML that a recipe can be: {error}") from None
+        raise ValueError(f"recipe `{shown(path)}` is no YAML: {error}") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):

@@ -26,7 +26,7 @@ from adderkit.train.evaluate import Scores, evaluate
 from adderkit.train.interrupt import Interrupted, Stop
 from adderkit.train.net import Meter, Net
 from adderkit.train.randomness import random_state, set_random_state
-from adderkit.train.record import Events, Record, Row
+from adderkit.train.record import Events, Record, Row, checked_rows
 from adderkit.train.schedule import Schedule
 from adderkit.train.step import Step
 from adderkit.train.weights import NetworkInfo, save_network
@@ -355,7 +355,7 @@ class Trainer:
         self.epoch, self.step, self.seconds = int(state["epoch"]), int(state["step"]), float(state["seconds"])
         if not (0 <= self.epoch <= self.schedule.epochs and 0 <= self.step <= self.steps):
             raise ValueError(f"it stands after epoch {self.epoch}, step {self.step}, which this run does not have")
-        self.record.rows = state["rows"]
+        self.record.rows = checked_rows(state["rows"], self.epoch)
         for net in self.nets:
             net.load(state["nets"][net.name])
             for name, tensor in net.network.state_dict().items():

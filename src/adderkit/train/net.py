@@ -25,6 +25,12 @@ class Meter:
     correct: float = 0.0
     terms: dict[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Meter:
+        """From a checkpoint, whose values may be anything."""
+        terms = {str(name): float(value) for name, value in values["terms"].items()}
+        return cls(int(values["images"]), float(values["correct"]), terms)
+
     def add(self, terms: Mapping[str, float], correct: float, images: int) -> None:
         self.images += images
         self.correct += correct
@@ -90,5 +96,28 @@ class Net:
     def load(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         if self.optimizer is not None:
+            settings = _settings(self.optimizer)
             self.optimizer.load_state_dict(state["optimizer"])
-        self.meter = Meter(**state["meter"])
+            pairs = zip(settings, self.optimizer.param_groups, strict=True)
+            found = [{key: group.get(key) for key in own} for own, group in pairs]
+            if found != settings:
+                raise ValueError(f"the {self.name}'s optimiser has other settings there")
+            self._check_momentum(self.optimizer)
+        self.meter = Meter.of(state["meter"])
+
+    def _check_momentum(self, optimizer: torch.optim.Optimizer) -> None:
+        """A buffer of another shape would fail in the first step, one with a NaN some steps later."""
+        for parameter, values in optimizer.state.items():
+            for key, value in values.items():
+                if value is None:  # without momentum
+                    continue
+                if not isinstance(value, Tensor) or value.shape != parameter.shape or not value.isfinite().all():
+                    raise ValueError(f"the {self.name}'s `{key}` does not fit its weights, or holds a NaN")
+
+
+def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """What a checkpoint must not change: all but the rate, which the schedule sets."""
+    return [
+        {key: value for key, value in group.items() if key not in ("params", "lr", "initial_lr")}
+        for group in optimizer.param_groups
+    ]

@@ -79,6 +79,8 @@ def checked_rows(rows: Any, epochs: int) -> list[Row]:
             raise ValueError("its rows of metrics hold other things than figures")
         if not all(isinstance(row[f"test_{name}"], float) for name in ("loss", "top1", "top5")):
             raise ValueError("its rows of metrics lack the test's figures")
+        if row["net"] not in ("student", "teacher") or not 1 <= int(row["epoch"]) <= epochs:
+            raise ValueError(f"its rows of metrics are of the net {row['net']!r} in epoch {row['epoch']!r}")
     if [row["epoch"] for row in rows if row["net"] == "student"] != list(range(1, epochs + 1)):
         raise ValueError(f"its rows of metrics are not those of {epochs} epochs")
     return list(rows)
