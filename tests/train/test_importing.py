@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,34 @@ def test_imported_weights_are_evaluated_as_a_run(checkpoint, trained, tmp_path, 
     assert f"{100 * scores.top1:.2f} %" in capsys.readouterr().out
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_folder_says_where_its_weights_are_from_and_claims_no_training(checkpoint, tmp_path):
+    out = tmp_path / "run"
+    assert cli.main(["import", str(checkpoint), *DIGITS, "--out", str(out)]) == 0
+    source = json.loads((out / "imported.json").read_text())
+    assert source["imported_from"] == str(checkpoint)
+    assert source["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    text = (out / "config.yaml").read_text()
+    assert "student: resnet8" in text and "name: digits" in text
+    assert not any(key in text for key in ("epochs", "lr:", "method"))
+
+
+@pytest.mark.parametrize("is_recipe_named", [True, False])
+@pytest.mark.parametrize("resume", [["--resume"], []])
+def test_imported_weights_are_never_trained_over(checkpoint, tmp_path, capsys, is_recipe_named, resume):
+    out = tmp_path / "run"
+    assert cli.main(["import", str(checkpoint), *DIGITS, "--out", str(out)]) == 0
+    before = contents(out)
+    recipe = [str(out / "config.yaml")] if is_recipe_named else []
+    assert cli.main(["train", *recipe, "--out", str(out), "--epochs", "1", *resume]) == 2
+    message = capsys.readouterr().err
+    assert "holds imported weights (imported.json" in message and "--resume" not in message
+    assert contents(out) == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -64,7 +94,8 @@ def test_what_does_not_fit_writes_nothing(checkpoint, tmp_path, capsys, argument
 
 def test_a_folder_with_files_is_left_alone(checkpoint, tmp_path, capsys):
     assert cli.main(["import", str(checkpoint), *DIGITS, "--out", str(tmp_path)]) == 2
-    assert "is not empty" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "is not empty: choose another folder" in message and "--resume" not in message
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "home") == ["official.pth"]
 
 

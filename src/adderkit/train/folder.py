@@ -14,6 +14,7 @@ from adderkit.train.config import BaseConfig, load_recipe, to_values, to_yaml
 from adderkit.train.files import WriteError, write_text
 
 CONFIG_FILE = "config.yaml"
+IMPORT_FILE = "imported.json"  # in a folder of imported weights
 _LOCK = ".lock"
 
 # What may differ when a run goes on: no weight depends on it. The images themselves are compared when they are loaded.
@@ -78,12 +79,22 @@ def _clear(folder: Path, made: list[Path]) -> None:
                 path.rmdir()  # stops at the first that is not empty
 
 
-def check_new(folder: Path) -> None:
-    """Refuses a folder that holds anything."""
+def check_new(folder: Path, remedy: str = "choose another folder, or --resume to go on with its run") -> None:
+    """Refuses a folder that holds anything; `remedy` says what to do then."""
     if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
         raise ValueError(f"`out` (={folder}) is no folder: choose another")
+    check_trainable(folder)
     if folder.exists() and any(entry.name != _LOCK for entry in folder.iterdir()):
-        raise ValueError(f"`out` (={folder}) is not empty: choose another folder, or --resume to go on with its run")
+        raise ValueError(f"`out` (={folder}) is not empty: {remedy}")
+
+
+def check_trainable(folder: Path) -> None:
+    """Refuses a folder of imported weights: without a state to go on from, a training would overwrite them."""
+    if (folder / IMPORT_FILE).exists():
+        raise ValueError(
+            f"`out` (={folder}) holds imported weights ({IMPORT_FILE} says from where) and no training to go on with:"
+            " choose another folder"
+        )
 
 
 def check_same_run(folder: Path, config: BaseConfig) -> None:

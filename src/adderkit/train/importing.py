@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import torch
+import yaml
 from pydantic import Field, field_validator
 
 from adderkit import models
 from adderkit.data import DataConfig, load
 from adderkit.nn import load_official
 from adderkit.options import Options
-from adderkit.train.config import config_type, to_yaml
+from adderkit.train.config import config_type, to_values
 from adderkit.train.files import write_text
-from adderkit.train.folder import CONFIG_FILE, check_new, locked
+from adderkit.train.folder import CONFIG_FILE, IMPORT_FILE, check_new, locked
 from adderkit.train.weights import NetworkInfo, save_network
+
+_HEAD = f"# Of imported weights ({IMPORT_FILE}): what `adderkit eval` needs. No training with these options was run.\n"
+_KEYS = ("student", "layer", "data")
 
 
 class ImportConfig(Options):
@@ -36,7 +42,8 @@ class ImportConfig(Options):
 def import_official(checkpoint: Path, config: ImportConfig, out: Path) -> list[str]:
     """Writes an official AdderNet checkpoint as the student of a run, for `adderkit eval` and `load_network`.
 
-    The folder holds `config.yaml` and `last.safetensors`; there is no training to go on with.
+    The folder holds `last.safetensors`, `config.yaml` with the network and the data alone, and `imported.json` with the
+    checkpoint's path and SHA-256. There is no training to go on with, and `adderkit train` refuses the folder.
 
     Args:
         checkpoint: as `adderkit.nn.load_official` takes it.
@@ -49,12 +56,18 @@ def import_official(checkpoint: Path, config: ImportConfig, out: Path) -> list[s
     Raises:
         ValueError: a checkpoint, data or a folder that can't be; nothing is written then.
     """
-    check_new(out)
+    check_new(out, remedy="choose another folder")
     data = load(config.data, torch.device("cpu"))
     network = models.create(config.network, "adder", len(data.classes), data.channels)
     notes = load_official(network, checkpoint)
-    run = config_type()(method="none", student=config.network, data=config.data)
+    run = to_values(config_type()(method="none", student=config.network, data=config.data))
+    source = {
+        "imported_from": str(checkpoint),
+        "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "notes": notes,
+    }
     with locked(out):
-        write_text(out / CONFIG_FILE, to_yaml(run))
+        write_text(out / IMPORT_FILE, json.dumps(source, indent=2) + "\n")
+        write_text(out / CONFIG_FILE, _HEAD + yaml.safe_dump({key: run[key] for key in _KEYS}, sort_keys=False))
         save_network(out / "last.safetensors", network, NetworkInfo.of(network, data))
     return notes

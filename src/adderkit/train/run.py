@@ -20,7 +20,7 @@ from adderkit.train.config import BaseConfig
 from adderkit.train.display import Display, SilentDisplay, make_display
 from adderkit.train.distributed import Processes, joined
 from adderkit.train.files import remove_temporary
-from adderkit.train.folder import InUse, check_new, check_same_run, decisive, locked
+from adderkit.train.folder import InUse, check_new, check_same_run, check_trainable, decisive, locked
 from adderkit.train.interrupt import Interrupted, Stop
 from adderkit.train.loop import Trainer
 from adderkit.train.randomness import random_state, seed_all, set_random_state
@@ -55,8 +55,8 @@ def train(config: BaseConfig, out: Path, resume: bool = False, display: Display 
     """
     with joined(config.device) as processes:
         with processes.agreed():
-            if processes.is_first and not resume:
-                check_new(out)
+            if processes.is_first:
+                check_trainable(out) if resume else check_new(out)
         return _listening(out, config, display or make_display(), processes)
 
 
