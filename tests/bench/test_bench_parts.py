@@ -177,6 +177,12 @@ def test_bad_peaks_are_refused():
             limits.peak("adder", threads)
 
 
+def test_the_best_limits_count():
+    a, b = limits.Limits(1, 5, 3, 7), limits.Limits(2, 4, 3, 8)
+    assert limits.faster(a, b) == limits.Limits(2, 5, 3, 8)
+    assert limits.faster(None, None) is None
+
+
 def test_busy_core_ends_with_its_block(monkeypatch):
     started: list[subprocess.Popen[Any]] = []
     start = subprocess.Popen

@@ -34,6 +34,11 @@ def measure_limits(threads: int) -> Limits | None:
     return Limits(*(peak(kind, threads) for kind in KINDS), bytes_per_s=copy_speed())
 
 
+def faster(a: Limits | None, b: Limits | None) -> Limits | None:
+    """The higher of each: what a processor does depends on its clock, and on other work, at that moment."""
+    return Limits(*map(max, a, b)) if a is not None and b is not None else None
+
+
 def peak(kind: str, threads: int) -> float:
     """Operations a second of one of `KINDS` on so many threads (0: all cores), in registers alone.
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from adderkit.bench import formulations, record, verify
 from adderkit.bench.config import OpsOptions, Pass
-from adderkit.bench.limits import measure_limits
+from adderkit.bench.limits import faster, measure_limits
 from adderkit.bench.shapes import Layer, select
 from adderkit.bench.timing import Budget, spread, take_turns, thread_count
 from adderkit.ops import adder2d
@@ -97,6 +97,7 @@ def measure_ops(
             if options.rivals:
                 new += _against_rivals(layer, tensors, options)
             rows += new
+            limits = faster(limits, measure_limits(threads))
             ratios = (f"{row.pass_name} {row.ratio:.2f}" for row in new if row.contestant == "adder2d")
             note(f"{layer.network} {layer.name}: adder2d / conv2d {', '.join(ratios)}")
             report = {

@@ -70,8 +70,8 @@ def _by_layer(report: Report, contestants: Sequence[str]) -> dict[tuple[str, str
 def _layers(report: Report) -> Table:
     settings = report["settings"]
     passes = list(dict.fromkeys(row["pass_name"] for row in report["rows"]))
-    columns = [f"{name.replace('+', ' + ')}\nG/s | conv2d's | ratio (10-90 %, rounds)" for name in passes]
-    title = f"time of adder2d / conv2d, batch {settings['batch']}, {settings['layout']}, medians"
+    columns = [f"{name.replace('+', ' + ')}\nG/s | conv2d's | ratio (10-90 %, n)" for name in passes]
+    title = f"time of adder2d / conv2d, batch {settings['batch']}, {settings['layout']}, medians of n rounds"
     if not report["complete"]:
         title += "; interrupted: layers are missing"
     table = _table(title, "layer", [*columns, "errors: y, dx, df"])
