@@ -104,7 +104,7 @@ def _near(model: type[BaseModel], key: str) -> list[str]:
 def brief(value: Any) -> str:
     """A value as messages show it: in Python's notation, and never longer than a line."""
     try:
-        text = repr(value)
+        text = repr(str(value) if isinstance(value, Path) else value)
     except ValueError:  # an integer of thousands of digits
         text = f"a value of the type {type(value).__name__} that is too long to show"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

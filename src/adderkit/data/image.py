@@ -49,6 +49,10 @@ class BadImage(ValueError):
         self.where, self.reason = where, reason
 
 
+class Unsupported(ValueError):
+    """A whole image of a kind that is not read; the text says which, and what to do."""
+
+
 def open_image(file: str | BinaryIO) -> Image.Image:
     """Opens an image of one of `FORMATS`; pixels are decoded later."""
     return Image.open(file, formats=FORMATS)
@@ -58,15 +62,15 @@ def channels(image: Image.Image) -> int:
     """1 for a grey image, 3 for a colour one, from its header alone.
 
     Raises:
-        ValueError: Floating-point pixels: their range is not defined; or a mode that is not supported.
+        Unsupported: Floating-point pixels, whose range is not defined, or a mode that is not supported.
     """
     if image.mode in _GREY_MODES or image.mode.startswith("I;16"):
         return 1
     if image.mode in _COLOUR_MODES:
         return 3
     if image.mode == "F":
-        raise ValueError("floating-point pixels; convert the image to 8 or 16 bit")
-    raise ValueError(f"pixels of the mode {image.mode}; convert the image to RGB or grey")
+        raise Unsupported("floating-point pixels; convert the image to 8 or 16 bit")
+    raise Unsupported(f"pixels of the mode {image.mode}; convert the image to RGB or grey")
 
 
 def decode(image: Image.Image, size: int | None = None) -> NDArray[np.uint8]:
@@ -78,6 +82,10 @@ def decode(image: Image.Image, size: int | None = None) -> NDArray[np.uint8]:
 
     Returns:
         Shape (H, W, C), uint8, C = 1 (grey) or 3 (RGB).
+
+    Raises:
+        Unsupported: A kind that is not read, or an image too narrow for `size`.
+        Exception: Whatever Pillow raises for a broken image; `read` names it.
     """
     target = "L" if channels(image) == 1 else "RGB"
     _check_pixels(image.size)
@@ -114,7 +122,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 def _eight_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if values.min(initial=0) < 0 or values.max(initial=0) > 0xFFFF:
-        raise ValueError("integers beyond 0..65535; convert the image to 8 or 16 bit")
+        raise Unsupported("integers beyond 0..65535; convert the image to 8 or 16 bit")
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
@@ -123,7 +131,7 @@ def _fit(image: Image.Image, size: int) -> Image.Image:
     width, height = (max(size, round(side * size / shorter)) for side in image.size)
     if (width, height) != image.size:
         if width * height > MAX_PIXELS:
-            raise ValueError(
+            raise Unsupported(
                 f"too narrow: its {image.width}x{image.height} pixels are {width}x{height} at `image_size` (={size})"
             )
         image = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -181,6 +189,8 @@ def _named(where: str, error: Exception) -> ValueError:
         return ValueError(f"{where}: not enough memory to decode it")
     if isinstance(error, OSError) and error.errno is not None:
         return ValueError(f"{where}: can't be read ({error.strerror}); check the file and its permissions")
+    if isinstance(error, Unsupported):
+        return BadImage(where, str(error))
     if isinstance(error, UnidentifiedImageError):
         return BadImage(where, f"not an image, or of another format than {', '.join(FORMATS)}")
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):

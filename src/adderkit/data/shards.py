@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from adderkit.data.image import open_image
+from adderkit.data.image import Unsupported, open_image
 from adderkit.data.raw import RawSplit
 from adderkit.paths import shown
 
@@ -51,7 +51,7 @@ def read(files: list[Path]) -> tuple[RawSplit, tuple[str, ...] | None]:
     def open_row(row: int) -> Image.Image:
         data = encoded[row].as_py()
         if data is None:
-            raise ValueError("no image bytes in this row; a path alone is not followed")
+            raise Unsupported("no image bytes in this row; a path alone is not followed")
         return open_image(BytesIO(data))
 
     if not int(ends[-1]):

@@ -29,7 +29,8 @@ class Taps:
         self._paths = tuple(paths)
         for path in self._paths:
             if path not in modules:
-                raise ValueError(f"tap `{path}` is no module of {type(model).__name__}; it has: {', '.join(modules)}")
+                has = ", ".join(filter(None, modules))
+                raise ValueError(f"tap `{path}` is no module of {type(model).__name__}; it has: {has}")
         self._handles = [modules[path].register_forward_hook(self._recorder(path)) for path in self._paths]
 
     def _recorder(self, path: str):

@@ -138,10 +138,6 @@ def _put_aside(path: Path) -> None:
         raise WriteError(path, error, "renamed") from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 class _Sink:
     """Takes what `torch.save` writes and hashes it.
 
@@ -202,7 +198,8 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         state = load_plain(io.BytesIO(body))
     except Exception as error:  # a forged file with a right checksum: unpickling it may raise anything
-        raise Damaged(f"checkpoint `{path}` can't be read: {_first_line(error)}") from None
+        what = "holds more than tensors and plain values, or is damaged"  # torch's text advises to run what it holds
+        raise Damaged(f"checkpoint `{path}` can't be read: it {what}") from error
     found = state.get("format") if isinstance(state, dict) else None
     if not isinstance(found, int) or found != STATE_FORMAT:
         raise ValueError(

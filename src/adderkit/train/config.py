@@ -96,7 +96,9 @@ def load_recipe(path: Path) -> BaseConfig:
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(_LONGEST_RECIPE + 1)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ValueError(f"recipe `{shown(path)}` can't be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
         raise ValueError(f"recipe `{shown(path)}` can't be read: {error}") from None
     if len(text) > _LONGEST_RECIPE:
         raise ValueError(f"recipe `{shown(path)}` can't be a recipe: it has more than {_LONGEST_RECIPE} characters")

@@ -101,10 +101,12 @@ def _train_in(
             display.note(f"going on after epoch {trainer.epoch}, step {trainer.step}")
         stop.check()
         trainer.fit(stop)
-        summary = _summary(config, data, trainer, device)
-        if processes.is_first:
-            write_summary(out, summary)
-        return summary
+        return processes.from_first(lambda: _finish(out, _summary(config, data, trainer, device)))
+
+
+def _finish(out: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    write_summary(out, summary)
+    return summary
 
 
 def _hold(held: ExitStack, out: Path, processes: Processes, wait: Callable[[], None] | None) -> None:
@@ -159,7 +161,9 @@ def _trainer(
     config: BaseConfig, data: ImageData, out: Path, display: Display, device: torch.device, processes: Processes
 ) -> Trainer:
     if len(data.train) < 2:
-        raise ValueError(f"{data.name}: {len(data.train)} training images, but BatchNorm needs at least 2 in a batch")
+        raise ValueError(f"{data.name}: one training image, but BatchNorm needs at least 2 in a batch")
+    if len(data.classes) < 2:
+        raise ValueError(f"{data.name}: one class ({data.classes[0]!r}), but a classifier needs at least 2")
     data.train.steps(config.batch_size)  # refuses a batch larger than the set
     _check_share(config, processes)
     method = method_type(config.method)(config.method_options())
