@@ -24,20 +24,25 @@ def blocks(document: str, language: str) -> list[str]:
 
 
 def command_lines() -> list[list[str]]:
+    """What follows `adderkit` in the documents' shell blocks and inline code, environment variables aside."""
     found = []
     for document in ("README.md", "docs/guide.md"):
         text = (ROOT / document).read_text()
         shell = "\n".join(blocks(document, "sh")).splitlines()
-        inline = re.findall(r"`(adderkit train [^`]*)`", text)
+        inline = re.findall(r"`(adderkit (?:train|eval|import|bench|doctor) [^`]*)`", text)
         for line in [*shell, *inline]:
-            words = shlex.split(line, comments=True)
-            # placeholders in capitals or brackets make a form; the guide's own method is run whole below
-            if words[:2] == ["adderkit", "train"] and not re.search(r"\[|DIR|--help|--method logits", line):
-                found.append(words[2:])
+            words = shlex.split(re.sub(r"^(?:\w+=\S+ +)+", "", line), comments=True)
+            # what is in brackets makes a form; the guide's own method is run whole below
+            if words[:1] == ["adderkit"] and not re.search(r"\[|--help|--method logits", line):
+                found.append(words[1:])
     return found
 
 
-@pytest.mark.parametrize("arguments", command_lines(), ids=" ".join)
+TRAIN_LINES = [words[1:] for words in command_lines() if words[0] == "train" and "DIR" not in words]
+OTHER_LINES = [words for words in command_lines() if words[0] != "train"]
+
+
+@pytest.mark.parametrize("arguments", TRAIN_LINES, ids=" ".join)
 def test_train_command_lines_parse(arguments, monkeypatch):
     monkeypatch.chdir(ROOT)
     defaults = config_type()()
@@ -47,8 +52,32 @@ def test_train_command_lines_parse(arguments, monkeypatch):
     assert options.out
 
 
+class Understood(BaseException):
+    """Raised in place of a command's work."""
+
+
+@pytest.mark.parametrize("arguments", OTHER_LINES, ids=" ".join)
+def test_other_command_lines_reach_their_work(arguments, monkeypatch, tmp_path):
+    def work(*_: object, **__: object) -> None:
+        raise Understood
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("adderkit.train.load_network", work)
+    monkeypatch.setattr("adderkit.train.import_official", work)
+    monkeypatch.setattr("adderkit.bench.measure_ops", work)
+    monkeypatch.setattr("adderkit.bench.measure_train", work)
+    monkeypatch.setattr("adderkit.doctor.report", work)
+    if arguments[0] == "eval":
+        run = tmp_path / arguments[1]
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text("")
+    with pytest.raises(Understood):
+        cli.main(arguments)
+
+
 def test_there_are_command_lines():
-    assert len(command_lines()) >= 7
+    assert len(TRAIN_LINES) >= 7
+    assert {words[0] for words in OTHER_LINES} == {"eval", "import", "bench", "doctor"}
 
 
 def test_readme_code_runs():

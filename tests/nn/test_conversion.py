@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -119,6 +120,18 @@ def test_other_dimensions_and_transposed_convolutions(conv, kind, size):
     for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
         assert getattr(converted, name) == getattr(conv, name)
     assert converted.state_dict().keys() == conv.state_dict().keys()
+
+
+@pytest.mark.parametrize("kind", [nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d])
+def test_sizes_that_numpy_computed_become_plain_ones(kind):
+    one, two, four = map(np.int64, (1, 2, 4))
+    conv = kind(four, four, two, stride=(two,) * 2 if "2d" in kind.__name__ else two, padding=one, groups=two)
+    layer = convert(nn.Sequential(conv), keep_ends=False)[0]
+    sizes = (layer.in_channels, layer.out_channels, layer.groups, *layer.kernel_size, *layer.stride, *layer.padding)
+    assert {type(size) for size in sizes} == {int}
+    x = torch.zeros(2, 4, *(6,) * (conv.weight.dim() - 2))
+    assert layer(x).shape == conv(x).shape
+    assert repr(layer) == repr(type(layer)(4, 4, 2, stride=2, padding=1, groups=2, bias=True))
 
 
 def test_device_dtype_layout_flags_are_kept():

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
+from collections.abc import Sequence
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adderkit.nn import Adder2d, AdderLinear, adder_parameters, convert
@@ -37,8 +38,8 @@ def timm_model(name: str, **options: object) -> nn.Module:
         return timm.create_model(name, pretrained=False, num_classes=5, **options)
 
 
-def step(model: nn.Module, size: int) -> None:
-    """A training step after which every filter has moved, by the adaptive rate."""
+def step(model: nn.Module, size: int, still: Sequence[Tensor] = ()) -> None:
+    """A training step that moves every filter as the adaptive rate says, but those in `still` not at all."""
     filters = adder_parameters(model)
     before = [tensor.detach().clone() for tensor in filters]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -49,7 +50,8 @@ def step(model: nn.Module, size: int) -> None:
     optimizer.step()
     for tensor, old in zip(filters, before, strict=True):
         moved = (tensor.detach() - old).norm().item() / tensor.numel() ** 0.5
-        assert moved == pytest.approx(0.1 * 0.2, rel=1e-3)
+        is_still = any(tensor is other for other in still)
+        assert moved == (0 if is_still else pytest.approx(0.1 * 0.2, rel=1e-3))
 
 
 def kinds(model: nn.Module) -> tuple[int, list[str]]:
@@ -95,12 +97,27 @@ def test_the_run_and_the_registration_agree_on_torchvision_models():
 @needs("timm")
 def test_timm_models_train():
     torch.manual_seed(0)
-    deep_stem = convert(timm_model("resnet10t", zero_init_last=False), example=torch.zeros(1, 3, 64, 64))
-    assert kinds(deep_stem) == (13, ["conv1.0"])
-    step(deep_stem, size=64)
     inverted = convert(timm_model("mobilenetv4_conv_small"))
     assert kinds(inverted) == (45, ["conv_stem"])
     step(inverted, size=64)
+
+
+@needs("timm")
+@pytest.mark.parametrize("is_branch_silent", [False, True])
+def test_timm_resnets_train(is_branch_silent):
+    """As timm creates them, the last BatchNorm of a block scales by 0: its branch learns from the second step on."""
+    torch.manual_seed(0)
+    options = {} if is_branch_silent else {"zero_init_last": False}
+    model = convert(timm_model("resnet10t", **options), example=torch.zeros(1, 3, 64, 64))
+    assert kinds(model) == (13, ["conv1.0"])
+    branch = [
+        layer.weight
+        for path, layer in model.named_modules()
+        if isinstance(layer, Adder2d) and path.endswith(("conv1", "conv2"))
+    ]
+    assert len(branch) == 8
+    step(model, size=64, still=branch if is_branch_silent else [])
+    step(model, size=64)
 
 
 @needs("timm")

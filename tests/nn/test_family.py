@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import pickle
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch._dynamo.testing
@@ -279,6 +281,21 @@ def test_export(is_dynamic, is_strict):
     torch.testing.assert_close(torch.export.load(saved).module()(x), model(x))
 
 
+@pytest.mark.parametrize("is_strict", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_size_can_be_dynamic_in_export(kind, is_strict):
+    """Batch and all positions; channels are the filters' and fixed. 5 positions leave 2 outputs or more."""
+    model, x = net(kind).eval(), draw(0, 3, *([4, 7, 6, 8][: len(KINDS[kind].shape)]))
+    if kind == "linear":
+        model, x = model[0], draw(0, 3, 6, 4)
+    free = [axis for axis in range(x.dim()) if axis != (x.dim() - 1 if kind == "linear" else 1)]
+    shapes = {axis: torch.export.Dim(f"size{axis}", min=5 if axis else 2) for axis in free}
+    program = torch.export.export(model, (x,), dynamic_shapes={"input": shapes}, strict=is_strict)
+    for more in (0, 1, 4):
+        other = draw(1, *(size + more * (axis in free) for axis, size in enumerate(x.shape)))
+        torch.testing.assert_close(program.module()(other), model(other))
+
+
 @pytest.mark.parametrize("is_dynamic", [False, True])
 def test_one_graph_compiles_and_trains(is_dynamic):
     torch._dynamo.reset()
@@ -340,6 +357,25 @@ def test_repr_names_what_differs_from_the_defaults():
     assert text == ("AdderTranspose2d(4, 8, kernel_size=(4, 4), stride=(2, 2), padding=(1, 1), groups=2, bias=True)")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_integers_of_numpy_are_kept_as_plain_ones(kind):
+    layer, shape = KINDS[kind].build(), KINDS[kind].shape
+    arguments = inspect.signature(type(layer)).parameters
+    options = {name: vars(layer)[name] for name in arguments if isinstance(vars(layer).get(name), (int, tuple))}
+    assert len(options) == {"linear": 2, "transpose": 8}.get(kind, 7)
+    as_numpy = {
+        name: tuple(map(np.int64, value)) if isinstance(value, tuple) else np.int64(value)
+        for name, value in options.items()
+    }
+    other = type(layer)(**as_numpy)
+    assert repr(other) == repr(layer)
+    for name, value in options.items():
+        found = getattr(other, name)
+        assert found == value
+        assert {type(number) for number in (found if isinstance(found, tuple) else (found,))} == {int}
+    assert other(draw(0, 2, *shape)).shape == layer(draw(0, 2, *shape)).shape
+
+
 INVALID: list[tuple[Callable[[], Any], str]] = [
     (lambda: Adder1d(3, 4, (3, 3)), "`kernel_size` (=(3, 3)) must be an integer or a sequence of one"),
     (lambda: Adder1d(3, 4, 3, stride=2, padding="same"), "`stride` (=2) must be 1 where `padding` is 'same'"),
@@ -359,6 +395,9 @@ INVALID: list[tuple[Callable[[], Any], str]] = [
     (lambda: AdderTranspose2d(3, 4, 3)(torch.zeros(2, 4, 5, 5)), "`input` (shape (2, 4, 5, 5)) must have 3 channels"),
     (lambda: AdderTranspose2d(3, 4, 3, 2, 0, 2)(torch.zeros(2, 3, 5, 5)), "`output_padding` (=2 for the height)"),
     (lambda: AdderTranspose2d(3, 4, 3, 1, 3)(torch.zeros(2, 3, 4, 5)), "`padding` (=3 for the height) must be < 6/2"),
+    (lambda: Adder1d(3, 4, 3, padding=1)(torch.zeros(2, 3, 0)), "`input` length (=0) must be >= 1"),
+    (lambda: Adder3d(3, 4, 3, padding=1)(torch.zeros(2, 3, 0, 5, 5)), "`input` depth (=0) must be >= 1"),
+    (lambda: Adder2d(3, True, 3), "`out_channels` (=True) must be an integer >= 1"),
     (lambda: AdderTranspose2d(3, 4, 3)(torch.zeros(2, 3, 0, 5)), "`input` height (=0) must be >= 1"),
     (lambda: AdderTranspose2d(3, 4, 3, 2)(torch.zeros(2, 3, 5, 5), (13, 11)), "`output_size` (=(13, 11)) must end in"),
     (lambda: AdderTranspose2d(3, 4, 3, 2)(torch.zeros(2, 3, 5, 5), (13,)), "`output_size` (=(13,)) must be 2 sizes"),

@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import os
 import re
+import zipfile
 
 import pytest
 import torch
@@ -18,6 +19,9 @@ from adderkit.nn import Adder2d, convert, load_official
 needs_torchvision = pytest.mark.skipif(
     importlib.util.find_spec("torchvision") is None and "CI" not in os.environ, reason="torchvision is not installed"
 )
+
+
+DAMAGED = "no file of torch.save, or damaged"
 
 
 def images(count: int) -> Tensor:
@@ -243,16 +247,33 @@ def test_unreadable_files_are_named(content, tmp_path):
         path.mkdir()
     elif content is not None:
         path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"`checkpoint` \(=.*x\.pth\) can't be read: "):
+    why = {None: "No such file or directory", "folder": "Is a directory"}.get(content, DAMAGED)
+    with pytest.raises(ValueError) as caught:
         load_official(models.create("resnet8"), path)
+    assert str(caught.value) == f"`checkpoint` (={path}) can't be read: {why}"
 
 
 def test_damaged_files_are_named(resnet20, tmp_path):
+    """In words of ours: torch's recommend to switch off what keeps a file from running code."""
     path = tmp_path / "x.pth"
     torch.save(resnet20.state_dict(), path)
-    path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(ValueError, match="can't be read"):
-        load_official(models.create("resnet20"), path)
+    whole = path.read_bytes()
+    torch.save(resnet20.state_dict(), path, _use_new_zipfile_serialization=False)
+    legacy = path.read_bytes()
+    for content in (whole[:-2000], whole[:100], legacy[:100], legacy[:-2000], b"\x80\x02" + whole):
+        path.write_bytes(content)
+        with pytest.raises(ValueError) as caught:
+            load_official(models.create("resnet20"), path)
+        assert str(caught.value) == f"`checkpoint` (={path}) can't be read: {DAMAGED}"
+
+
+def test_a_compressed_archive_is_refused(resnet20, tmp_path):
+    torch.save(resnet20.state_dict(), tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "x.pth") as plain, zipfile.ZipFile(tmp_path / "y.pth", "w") as packed:
+        for entry in plain.infolist():
+            packed.writestr(entry, plain.read(entry), zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match=r"y\.pth\) can't be read: it is compressed"):
+        load_official(models.create("resnet20"), tmp_path / "y.pth")
 
 
 def test_a_model_without_memory_is_refused(resnet20):

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from functorch.compile import make_boxed_func
@@ -190,7 +191,27 @@ INVALID = {
     "`input` (shape (2, 4, 5, 6)) must have 8 channels": {"groups": 2},
     "`input` height (=5, 5 with padding) must be >= 7": {"dilation": 3},
     "`input` width (=2, 2 with padding) must be >= 3": {"input": torch.zeros(2, 4, 5, 2)},
+    "`input` height (=0) must be >= 1": {"input": torch.zeros(2, 4, 0, 6), "padding": 2},
+    "`input` width (=0) must be >= 1": {
+        "input": torch.zeros(2, 4, 5, 0).double(),
+        "weight": torch.ones(6, 4, 1, 1).double(),
+    },
     "`input` (shape (4, 5)) must have 4 dimensions": {"input": torch.zeros(4, 5)},
+    "`input` (shape (2, 4, 5, 6, 7)) must have 4 dimensions": {
+        "input": torch.zeros(2, 4, 5, 6, 7),
+        "weight": torch.zeros(6, 4, 2, 2),
+        "padding": "same",
+    },
+    "`input` (shape (2, 3, 5, 6)) must have 4 channels": {
+        "input": torch.zeros(2, 3, 5, 6),
+        "weight": torch.zeros(6, 4, 2, 2),
+        "padding": "same",
+    },
+    "`groups` (=1.5) must be an integer >= 1": {"groups": 1.5},
+    "`groups` (=True) must be an integer >= 1": {"groups": True},
+    "`stride` (=True) must be an integer or a pair": {"stride": True},
+    "`stride` (='12') must be an integer or a pair": {"stride": "12"},
+    "`padding` (=()) must be an integer or a pair": {"padding": ()},
     "`weight` (shape (6, 4, 3)) must have 4 dimensions": {"weight": torch.zeros(6, 4, 3)},
     "`weight` (shape (0, 4, 3, 3)) must have no empty dimension": {"weight": torch.zeros(0, 4, 3, 3)},
     "`input` (dtype torch.int64) must be float32": {"input": torch.zeros(2, 4, 5, 6, dtype=torch.int64)},
@@ -209,6 +230,23 @@ def test_invalid_arguments_are_named_alike_eagerly_and_in_fakes(message):
     with FakeTensorMode() as mode, pytest.raises(ValueError) as fake:
         adderkit.adder2d(**{k: mode.from_tensor(v) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()})
     assert str(fake.value) == str(eager.value)
+
+
+def test_no_row_is_made_of_an_empty_input():
+    """An even filter pads "same" on one side: that must not turn a height of 0 into one of 1."""
+    with pytest.raises(ValueError, match=r"`input` height \(=0\) must be >= 1"):
+        adderkit.adder2d(torch.zeros(2, 4, 0, 6), torch.zeros(6, 4, 2, 2), padding="same")
+
+
+@pytest.mark.parametrize("number", [np.int64, np.int32, np.uint8])
+def test_integers_of_numpy_are_integers(number):
+    x, f = draw(0, 2, 4, 7, 8), draw(1, 6, 2, 3, 3)
+    output = adderkit.adder2d(x, f, None, number(2), (number(1), number(0)), [number(2)], number(2))
+    assert torch.equal(output, adderkit.adder2d(x, f, None, 2, (1, 0), 2, 2))
+    with pytest.raises(ValueError, match=r"`stride`.* must be >= 1"):
+        adderkit.adder2d(x, f, stride=number(0))
+    with pytest.raises(ValueError, match=r"`stride`.* must be an integer or a pair"):
+        adderkit.adder2d(x, f, stride=np.bool_(True))
 
 
 def test_gradients_of_the_wrong_shape_are_refused():

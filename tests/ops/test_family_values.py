@@ -14,7 +14,7 @@ from adder_oracle import ROUNDOFF, Expected
 from family_oracle import adder, adder_transpose
 from torch import Tensor
 
-from adderkit.ops import adder1d, adder2d, adder3d, adder_transpose2d, three_dimensions
+from adderkit.ops import adder1d, adder2d, adder3d, adder_transpose2d, three_dimensions, transpose
 
 F = torch.nn.functional
 
@@ -101,9 +101,12 @@ def random_case(kind: str, seed: int) -> Case:
     return Case(choose.randint(1, 3), channels, size, filters, kernel, stride, padding, dilation, groups)
 
 
+SENTINEL = 1e30
+
+
 def _surrounded(tensor: Tensor) -> Tensor:
     """A view into a larger block of values that would spoil every sum they entered."""
-    block = torch.full([size + 4 for size in tensor.shape], 1e30)
+    block = torch.full([size + 4 for size in tensor.shape], SENTINEL)
     view = block[tuple(slice(2, 2 + size) for size in tensor.shape)]
     return view.copy_(tensor)
 
@@ -171,6 +174,32 @@ def test_volumes_in_several_chunks(path, monkeypatch, chunk):
     monkeypatch.setattr(three_dimensions, "CHUNK", chunk)
     case = Case(5, 4, (5, 3, 2), 6, (3, 2, 2), (2, 1, 1), (2, 1, 0), (2, 1, 1), 2)
     check(case, *draw(case))
+
+
+@pytest.mark.parametrize("is_channels_last", [False, True])
+@pytest.mark.parametrize("kind", ["3d", "transpose"])
+def test_nothing_is_written_outside_outputs_and_input_gradients(path, kind, is_channels_last):
+    """Into views with sentinels around them, which keep their values; `adder1d` is `adder2d`, tested beside it."""
+    module = {"3d": three_dimensions, "transpose": transpose}[kind]
+    case = {
+        "3d": Case(2, 6, (4, 5, 6), 18, (3, 2, 3), (1, 2, 1), (1, 1, 2), (2, 1, 1), 2),
+        "transpose": Case(2, 6, (5, 6), 18, (3, 4), (2, 1), (1, 2), (1, 2), 2, (1, 0)),
+    }[kind]
+    x, f, g, expected = draw(case)
+    extra = [] if case.output_padding is None else [case.output_padding]
+    geometry = (case.stride, case.padding, *extra, case.dilation, case.groups)
+    change = LAYOUTS["surrounded channels last" if is_channels_last else "surrounded"]
+    for run, right, scale in (
+        (lambda view: module._forward(x, f, view, *geometry), expected.output, expected.output_scale),
+        (lambda view: module._input_grad(g, x, f, view, *geometry), expected.grad_input, expected.grad_input_scale),
+    ):
+        view = change(torch.zeros(right.shape))
+        run(view)
+        assert_close(view, right, scale, 48)
+        view.fill_(SENTINEL)
+        block = view._base
+        assert block is not None and block.numel() > 2 * view.numel()
+        assert (block == SENTINEL).all()
 
 
 def test_outputs_that_no_tap_reaches_are_zero(path):
