@@ -344,7 +344,7 @@ class Trainer:
         before, here = _group(state, "environment"), fingerprint(self.device)
         changed = [f"{key}: {before.get(key)}, now {here[key]}" for key in here if before.get(key) != here[key]]
         if changed:
-            self.display.note(f"not the last bits of an uninterrupted run from here on ({'; '.join(changed)})")
+            self.display.note(f"the last bits may differ from an uninterrupted run's: {'; '.join(changed)}")
         try:
             self._take(state)
         except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
