@@ -136,7 +136,7 @@ CASES = [
     Case(
         "one class",
         lambda r: [*TRAIN, *parquets(r, *[table(labels=[0] * 6, names=("ant",))] * 2)],
-        ["one class ('ant')", "at least 2"],
+        ["one class (ant)", "at least 2"],
     ),
     Case("damaged metadata", with_train(lambda: table(names="{no json")), [FILE, "metadata `huggingface` is damaged"]),
     Case(

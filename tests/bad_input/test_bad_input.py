@@ -20,6 +20,7 @@ from adderkit import cli
 
 CASES = [*cases_images.CASES, *cases_parquet.CASES, *cases_options.CASES, *cases_files.CASES]
 NOBODY = 65534
+DOCUMENT = Path(__file__).parents[2] / "docs" / "bad-input.md"
 
 # Pillow and torch warn about odd files before they fail; a user sees the warning as well
 pytestmark = pytest.mark.filterwarnings("default")
@@ -95,3 +96,10 @@ def test_bad_input(case: Case, room: Path, capsys):
 def test_names_are_distinct():
     names = [case.name for case in CASES]
     assert len(set(names)) == len(names) >= 60
+
+
+def test_the_document_lists_every_case():
+    """`write_table.py` writes it."""
+    rows = [line.split(" | ") for line in DOCUMENT.read_text().splitlines() if line.startswith("| ")]
+    listed = {cells[0].removeprefix("| "): cells[1] for cells in rows}
+    assert {case.name: str(case.code) for case in CASES}.items() <= listed.items()

@@ -163,7 +163,7 @@ def _trainer(
     if len(data.train) < 2:
         raise ValueError(f"{data.name}: one training image, but BatchNorm needs at least 2 in a batch")
     if len(data.classes) < 2:
-        raise ValueError(f"{data.name}: one class ({data.classes[0]!r}), but a classifier needs at least 2")
+        raise ValueError(f"{data.name}: one class ({', '.join(data.classes)}), but a classifier needs at least 2")
     data.train.steps(config.batch_size)  # refuses a batch larger than the set
     _check_share(config, processes)
     method = method_type(config.method)(config.method_options())
