@@ -1,6 +1,6 @@
 """Kills trainings at random instants, goes on with them, and compares what they end with.
 
-    python tests/train/fault_injection.py --kills 50 --others 20 --seed 1
+    python tests/train/fault_injection.py --kills 50 --others 20 --disks 10 --seed 1
 
 runs `adderkit train` in processes of its own; the tests use the functions below with processes forked from one that has
 imported everything, which saves the seconds of start-up.
@@ -38,7 +38,7 @@ OPTIONS = [
 ]  # fmt: skip
 STEPS = 8  # in an epoch
 POSITIONS = 4 * STEPS
-TIMEOUT = 300.0
+TIMEOUT = 1800.0  # seconds: a machine may be busy with other things
 _PRELOAD = [
     "adderkit.cli",
     "adderkit.report",
@@ -175,7 +175,11 @@ def hit(start: Callable[[list[str]], Process], folder: Path, fault: Fault) -> in
         The exit code; None where the run ended before the signal.
     """
     process = start(["train", "--out", str(folder), *OPTIONS, "--resume"])
-    fault.wait(process, folder)
+    try:
+        fault.wait(process, folder)
+    except BaseException:
+        os.kill(process.pid, signal.SIGKILL)
+        raise
     is_running = process.poll() is None
     if is_running:
         os.kill(process.pid, fault.number)
@@ -241,10 +245,35 @@ def _add(sha: Any, value: Any) -> None:
         sha.update(struct.pack("<d", value) if isinstance(value, float) else repr(value).encode())
 
 
+def fill_disks(root: Path, draw: random.Random, count: int, expected: dict[str, str]) -> None:
+    """Runs into the end of file systems of random small sizes; goes on when they have been made larger."""
+    mount = root / "mount"
+    mount.mkdir()
+    folder = mount / "run"
+    for disk in range(count):
+        size = int(2 ** draw.uniform(2, 12.5))  # kB, from 4 to 5,800; a run holds 5,000
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", mount], check=True)
+        try:
+            code = Command(["train", "--out", str(folder), *OPTIONS, "--resume"]).wait()
+            left = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
+            if any(folder.rglob(".*.tmp")):
+                raise AssertionError("a temporary file is left")
+            subprocess.run(["mount", "-o", "remount,size=64m", mount], check=True)
+            finish(Command, folder)
+            same = digests(folder) == expected
+        finally:
+            subprocess.run(["umount", mount], check=True)
+        print(f"disk {disk + 1} of {size} kB: exit code {code} with {left // 1024} kB written; went on: {same}")
+        sys.stdout.flush()
+        if code not in (0, 74) or not same:
+            raise SystemExit(1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50, help="SIGKILLs that met a running process")
     parser.add_argument("--others", type=int, default=20, help="SIGTERM, SIGUSR1 and SIGINT, alike")
+    parser.add_argument("--disks", type=int, default=0, help="small file systems to fill; mounting them needs root")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -294,6 +323,7 @@ def main() -> None:
             if differing:
                 raise SystemExit(1)
             shutil.rmtree(folder)
+        fill_disks(root, draw, options.disks, expected)
     print(f"{runs} runs, {hits.total()} signals, all ended with the same digests:")
     for name, count in sorted(hits.items()):
         print(f"  {name}: {count}")
