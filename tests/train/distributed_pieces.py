@@ -1,13 +1,8 @@
-"""What the processes of a job compute together, one file of results per process. Run by torchrun, see the test."""
+"""What the processes of a job compute together; `distributed_runs.py` calls it, `test_distributed_pieces.py` looks."""
 
 from __future__ import annotations
 
-import copy
-import sys
-from pathlib import Path
-
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from adderkit import collectives
@@ -62,24 +57,18 @@ def batch_norms(rank: int) -> dict[str, object]:
     return results
 
 
-def main(folder: Path) -> None:
-    dist.init_process_group("gloo")
-    rank = dist.get_rank()
-    results = batch_norms(rank)
+def results(rank: int) -> dict[str, object]:
+    """Of one of two processes."""
+    found = batch_norms(rank)
     images, _ = inputs(torch.float64, 0.0)
     half = images[5 * rank : 5 * rank + 5].clone().requires_grad_()
     rows = collectives.gathered_rows(half)
     similarity(rows).backward()
-    results["rows"], results["rows_gradient"] = rows.detach(), half.grad
+    found["rows"], found["rows_gradient"] = rows.detach(), half.grad
     scale = RunningScale()
     for offset in (-100.0, -110.0):
         scale(inputs(torch.float32, offset)[0][rows_of(rank)])
-    results["scale"] = copy.deepcopy(scale.state_dict())
+    found["scale"] = scale.state_dict()
     data = load(DataConfig(name="digits", train_rows="0:64"))
-    results["scores"] = tuple(evaluate(net(), data.test, Share(rank, 2)))
-    torch.save(results, folder / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    found["scores"] = tuple(evaluate(net(), data.test, Share(rank, 2)))
+    return found

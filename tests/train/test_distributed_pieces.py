@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from typing import Any
 
 import distributed_pieces as pieces
 import pytest
 import torch
 from torch import nn
 
-import adderkit
 from adderkit import collectives
 from adderkit.data import DataConfig, Share, load
 from adderkit.nn import SyncBatchNorm, batch_norm_of_all, synchronise
 from adderkit.train.evaluate import evaluate
 
+pytestmark = pytest.mark.timeout(900)  # of the fixture, on a busy machine
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory) -> list[dict]:
-    folder = tmp_path_factory.mktemp("pieces")
-    source = str(Path(adderkit.__file__).parents[1])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": source}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, pieces.__file__, str(folder)], env=environment, capture_output=True, text=True, timeout=280
-    )
-    assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+@pytest.fixture
+def results(distributed_runs) -> list[dict[str, Any]]:
+    return [result["pieces"] for result in distributed_runs["two"]["results"]]
 
 
 def test_shares_are_the_whole_batch():

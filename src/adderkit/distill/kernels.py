@@ -38,8 +38,8 @@ class RunningScale(nn.Module):
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64, device=device))
 
     def forward(self, output: Tensor) -> Tensor:
-        """The output less its running mean, float32, in its own unit; divide by `deviation` to standardise it."""
-        output = output.float()
+        """The output less its running mean, in its own unit, float32 at least; divide by `deviation` to standardise."""
+        output = output.to(torch.promote_types(output.dtype, torch.float32))
         if self.training:
             self._follow(output.detach())
         return output - self.mean

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import record
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from adderkit import collectives
@@ -175,11 +176,13 @@ def joined(device: str) -> Iterator[Processes]:
         Elsewhere: another process can't go on, and says why.
         LostProcess: another process died, or did not answer for half an hour.
     """
-    if not is_launched() or dist.is_initialized():
-        yield Processes(collectives.process_rank(), collectives.process_count())
+    if not is_launched():
+        yield ALONE
         return
-    with_gpu = device != "cpu" and torch.cuda.is_available() and dist.is_nccl_available()
-    dist.init_process_group("cpu:gloo,cuda:nccl" if with_gpu else "gloo", timeout=TIMEOUT)
+    is_ours = not dist.is_initialized()
+    if is_ours:
+        with_gpu = device != "cpu" and torch.cuda.is_available() and dist.is_nccl_available()
+        _initialise("cpu:gloo,cuda:nccl" if with_gpu else "gloo")
     processes = Processes(dist.get_rank(), dist.get_world_size())
     with warnings.catch_warnings():
         # DDP means 1x1 filters in channels_last, whose strides have two spellings for the same memory.
@@ -192,7 +195,20 @@ def joined(device: str) -> Iterator[Processes]:
             if not _is_lost(error):
                 raise
             raise LostProcess(_first_line(error)) from None
-    dist.destroy_process_group()  # not after an error: the others may be gone, and the process is about to end
+    if is_ours:
+        dist.destroy_process_group()  # not after an error: the others may be gone, and this process is about to end
+
+
+def _initialise(backend: str) -> None:
+    """As `init_process_group` alone, but with names of its own in torchrun's store for each restart.
+
+    torchrun keeps one store for all of them, and gloo would try to reach the dead processes of the one before: in torch
+    2.13 a restarted job hangs there.
+    """
+    store, rank, count = next(rendezvous("env://", timeout=TIMEOUT))
+    name = f"adderkit-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}-{count}"
+    own = dist.PrefixStore(name, store)  # pyright: ignore[reportPrivateImportUsage]
+    dist.init_process_group(backend, store=own, rank=rank, world_size=count, timeout=TIMEOUT)
 
 
 def _is_lost(error: RuntimeError) -> bool:
