@@ -186,6 +186,7 @@ def _eval(arguments: list[str]) -> int:
     """Evaluate the networks of a finished or running training on its test images."""
     from adderkit import train
     from adderkit.data import load
+    from adderkit.data.sift import describe
     from adderkit.train.environment import pick_device
     from adderkit.train.folder import CONFIG_FILE
 
@@ -207,6 +208,8 @@ def _eval(arguments: list[str]) -> int:
     found = {"student": run / "last.safetensors", "teacher": run / "teacher.safetensors"}
     networks = {net: train.load_network(path) for net, path in found.items() if net == "student" or path.exists()}
     data = load(train.load_recipe(run / CONFIG_FILE).data, device)
+    if data.skipped:
+        print(describe(data.skipped), file=sys.stderr)
     for net, (network, info) in networks.items():
         train.check_fits(f"`{found[net]}`", info, train.NetworkInfo.of(network, data))
     table = Table(title=f"{run} on the {len(data.test)} test images of {data.name}")

@@ -46,7 +46,7 @@ def message(case) -> tuple[int, str]:
                 code = called(arguments)
         cases_options.release()
         os.chdir("/")
-        text = errors.getvalue().replace(f"{name}/", "").replace(name, ".")
+        text = errors.getvalue().replace(f"{name}/", "").replace(name, ".").replace(root.name, "FOLDER")
     words = " ".join(line.strip("│╭╮╰╯─ ") for line in text.splitlines())  # errors of the parser come in a box
     words = re.sub(r"^(Parsing error|Unrecognized options|Required options)\s*─*", r"\1:", words)
     words = re.sub(r"\s*[─-]{4,}\s*", ". ", re.sub(r"^adderkit ?[a-z]*: ", "", words)).strip()

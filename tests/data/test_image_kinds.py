@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -37,6 +39,14 @@ def test_jpeg_is_close(mode):
     decoded = decode(reopened(flat, "JPEG", quality=95)).astype(int)
     assert decoded.shape[2] == (1 if mode == "L" else 3)
     assert abs(decoded - np.asarray(flat.convert("L" if mode == "L" else "RGB")).reshape(decoded.shape)).max() <= 4
+
+
+def test_pair_of_a_stereo_camera_is_its_first_picture():
+    """MPO: what many cameras and phones write under the name .jpg."""
+    first = Image.new("RGB", (16, 16), (200, 40, 90))
+    image = reopened(first, "MPO", save_all=True, append_images=[Image.new("RGB", (16, 16))], quality=95)
+    assert image.format == "MPO"
+    assert abs(decode(image).astype(int) - np.asarray(first)).max() <= 4
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
@@ -89,9 +99,6 @@ def test_cmyk_of_a_printer_is_not_inverted():
 
 def test_sixteen_bit_colour_keeps_the_high_byte():
     values = np.arange(6 * 8 * 3, dtype=np.uint16).reshape(6, 8, 3) * 400
-    import struct
-    import zlib
-
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", 8, 6, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     parts = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks]

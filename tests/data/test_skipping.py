@@ -104,6 +104,8 @@ def test_a_run_lists_what_it_skipped(tmp_path: Path, capsys):
     assert "skipped 1 train images that can't be used; the first is" in (shown.out + shown.err).replace("\n", " ")
     (line,) = csv.DictReader((tmp_path / "run" / "skipped.csv").read_text().splitlines())
     assert (line["split"], line["row"], Path(line["image"]).name) == ("train", "7", "7.png")
+    assert cli.main(["eval", str(tmp_path / "run"), "--device", "cpu"]) == 0
+    assert "skipped 1 train images" in capsys.readouterr().err
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["skipped_images"] == 1
 
 

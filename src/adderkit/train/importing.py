@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from adderkit import models
 from adderkit.data import DataConfig, load
+from adderkit.data.sift import describe
 from adderkit.nn import load_official
 from adderkit.options import Options
 from adderkit.train.config import config_type, to_values
@@ -51,7 +52,7 @@ def import_official(checkpoint: Path, config: ImportConfig, out: Path) -> list[s
         out: the folder, new or empty.
 
     Returns:
-        What `adderkit.nn.load_official` says.
+        What `adderkit.nn.load_official` says, and how many images were skipped where some were.
 
     Raises:
         ValueError: a checkpoint, data or a folder that can't be; nothing is written then.
@@ -70,4 +71,4 @@ def import_official(checkpoint: Path, config: ImportConfig, out: Path) -> list[s
         write_text(out / IMPORT_FILE, json.dumps(source, indent=2) + "\n")
         write_text(out / CONFIG_FILE, _HEAD + yaml.safe_dump({key: run[key] for key in _KEYS}, sort_keys=False))
         save_network(out / "last.safetensors", network, NetworkInfo.of(network, data))
-    return notes
+    return [*notes, describe(data.skipped)] if data.skipped else notes
