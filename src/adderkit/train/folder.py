@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -27,15 +27,17 @@ class InUse(ValueError):
 
 
 @contextmanager
-def locked(folder: Path, wait: Callable[[], None] | None = None) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Holds the folder's lock; it falls with the process, however that ends.
 
     Args:
         folder: created where it is missing.
-        wait: called before waiting for another process that holds the lock; None: don't wait, raise InUse.
+
+    Raises:
+        InUse: another process holds the lock.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    with _lock(folder, wait):
+    with _lock(folder):
         try:
             yield
         except BaseException:
@@ -43,7 +45,7 @@ def locked(folder: Path, wait: Callable[[], None] | None = None) -> Iterator[Non
             raise
 
 
-def _lock(folder: Path, wait: Callable[[], None] | None) -> IO[str]:
+def _lock(folder: Path) -> IO[str]:
     path = folder / _LOCK
     while True:
         try:
@@ -56,15 +58,8 @@ def _lock(folder: Path, wait: Callable[[], None] | None) -> IO[str]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if wait is None:
-                file.close()
-                raise InUse(f"folder `{folder}` is in use: another process is training there") from None
-            try:
-                wait()
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except BaseException:
-                file.close()
-                raise
+            file.close()
+            raise InUse(f"folder `{folder}` is in use: another process is training there") from None
         if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
             return file
         file.close()  # its holder failed and took it away: another may hold the new one
