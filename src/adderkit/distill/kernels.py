@@ -52,8 +52,8 @@ class RunningScale(nn.Module):
             count, mean, squares = collectives.pooled(output.numel(), mean, deviation**2 * output.numel())
             deviation = (squares / count).sqrt()
         rate = torch.where(self.batches == 0, 1.0, self.momentum)
-        self.mean.lerp_(mean, rate)
-        self.deviation.lerp_(deviation.clamp(min=1e-6), rate)
+        self.mean.lerp_(mean.to(self.mean.dtype), rate)
+        self.deviation.lerp_(deviation.clamp(min=1e-6).to(self.deviation.dtype), rate)
         self.batches.add_(1)
 
 
