@@ -55,8 +55,10 @@ def test_evaluation_shares_are_all_rows_once():
 def test_batch_that_can_not_be_shared():
     with pytest.raises(ValueError, match=r"`batch_size` \(=50\) is shared by 3 processes in 2 parts.*as 48 or 54"):
         Share(0, 3, 2).rows(50)
-    with pytest.raises(ValueError, match=r"`batch_size` \(=3\) is shared by 8 processes: .* multiple of 8, as 8 or 8"):
+    with pytest.raises(ValueError, match=r"`batch_size` \(=3\) is shared by 8 processes: .* multiple of 8, as 8$"):
         Share(0, 8).rows(3)
+    with pytest.raises(ValueError, match=r"`batch_size` \(=32\) is done in 3 parts .* of 3, as 30 or 33$"):
+        Share(parts=3).rows(32)
 
 
 @pytest.mark.parametrize(("name", "dtype", "offset", "tolerance"), [

@@ -46,10 +46,12 @@ class Share:
         """
         pieces = self.parts * self.processes
         if batch_size % pieces:
+            shared = f"shared by {self.processes} processes" if self.processes > 1 else "done"
             parts = f" in {self.parts} parts (`accumulate`)" if self.parts > 1 else ""
+            below = batch_size // pieces * pieces
             raise ValueError(
-                f"`batch_size` (={batch_size}) is shared by {self.processes} processes{parts}: it must be a multiple of"
-                f" {pieces}, as {batch_size // pieces * pieces or pieces} or {-(-batch_size // pieces) * pieces}"
+                f"`batch_size` (={batch_size}) is {shared}{parts}: it must be a multiple of {pieces}, as"
+                f" {f'{below} or ' if below else ''}{below + pieces}"
             )
         length = batch_size // pieces
         starts = [(part * self.processes + self.process) * length for part in range(self.parts)]
