@@ -16,7 +16,8 @@ from adderkit.train.loop import Trainer
 CPU = torch.device("cpu")
 
 
-def make_trainer(name, folder, display, epochs=3):
+def make_trainer(name, folder, display):
+    epochs = 3 if name != "snapshot" else 8  # 4 cycles of 2
     config = config_type()(method=name, epochs=epochs, batch_size=32, data={"train_rows": "0:128", "test_rows": "0:64"})
     data = load(config.data, CPU)
     method = method_type(name)(config.method_options())
@@ -43,7 +44,8 @@ def test_loss_falls_and_nothing_is_left_on_the_nets(name, tmp_path, display):
     trainer = make_trainer(name, tmp_path / "run", display)
     keys = set(trainer.student.network.state_dict())
     rows = trainer.fit().of("student")
-    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    first = [row["train_loss"] for row in rows if row["phase"] == rows[0]["phase"]]  # others may have other terms
+    assert len(first) > 1 and first[-1] < first[0]
     for net in trainer.nets:
         assert hook_count(net.network) == 0
     assert set(trainer.student.network.state_dict()) == keys

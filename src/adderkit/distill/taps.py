@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from adderkit.nn import Adder2d, AdderTranspose2d
 
@@ -78,9 +79,44 @@ def stage_paths(model: nn.Module) -> tuple[str, ...]:
     Raises:
         ValueError: the model does not say what its stages are (attribute `stage_paths`).
     """
-    stages = getattr(model, "stage_paths", None)
-    if not stages:
-        raise ValueError(f"{type(model).__name__} has no attribute `stage_paths`: name the taps by module path instead")
+    stages = stage_outputs(model)
     operators = [path for path in operator_paths(model) if ".downsample." not in path]
     lasts = ([path for path in operators if path == stage or path.startswith(f"{stage}.")] for stage in stages)
     return tuple(paths[-1] for paths in lasts if paths)
+
+
+def stage_outputs(model: nn.Module | None) -> tuple[str, ...]:
+    """Paths of the stages themselves: the activations that each returns.
+
+    Raises:
+        ValueError: the model does not say what its stages are (attribute `stage_paths`).
+    """
+    stages = getattr(model, "stage_paths", None)
+    if not stages:
+        raise ValueError(f"{type(model).__name__} has no attribute `stage_paths`: it does not say what its stages are")
+    return tuple(stages)
+
+
+def stage_beginnings(model: nn.Module | None) -> tuple[str, ...]:
+    """Paths of each stage's first normalisation: its output, rectified where a ReLU in place follows.
+
+    Raises:
+        ValueError: the model does not say what its stages are, or one has no BatchNorm.
+    """
+    stages = stage_outputs(model)
+    norms = [path for path, module in model.named_modules() if isinstance(module, _BatchNorm)] if model else []
+    firsts = [next((path for path in norms if path.startswith(f"{stage}.")), None) for stage in stages]
+    missing = [stage for stage, first in zip(stages, firsts, strict=True) if first is None]
+    if missing:
+        raise ValueError(f"the stages {', '.join(missing)} of {type(model).__name__} have no BatchNorm")
+    return tuple(first for first in firsts if first is not None)
+
+
+def check_one_size(method: str, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> None:
+    """Raises ValueError, naming the method, where the maps of a pair of taps differ in their pixels."""
+    for (path, output), target in zip(student.items(), teacher.values(), strict=True):
+        if output.shape[2:] != target.shape[2:]:
+            raise ValueError(
+                f"`{method}`: `{path}` gives the student {tuple(output.shape[2:])} pixels, its pair in the teacher"
+                f" {tuple(target.shape[2:])}: only maps of one size can be compared"
+            )

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from adderkit.distill.kernels import RunningScale, adder_kernel, convolution_kernel
 from adderkit.distill.method import Batch, Method, TapPairs, TeacherNeed
 from adderkit.distill.methods import register
-from adderkit.distill.taps import operator_paths, stage_paths
+from adderkit.distill.taps import check_one_size, operator_paths, stage_paths
 from adderkit.nn import AdderLayer, batch_norm_of_all
 from adderkit.options import Options
 
@@ -119,14 +119,10 @@ class PKKD(Method):
 
     def setup(self, student: nn.Module, example: Batch) -> list[RemovableHandle]:
         device = example.images.device
+        check_one_size("pkkd.taps", example.student.taps, example.taught.taps)
         modules = dict(student.named_modules())
         self.student_branches, self.teacher_branches = nn.ModuleList(), nn.ModuleList()
         for path, output, target in self._pairs(example):
-            if output.shape[2:] != target.shape[2:]:
-                raise ValueError(
-                    f"`pkkd.taps`: `{path}` gives the student {tuple(output.shape[2:])} pixels, its pair in the"
-                    f" teacher {tuple(target.shape[2:])}: only maps of one size can be compared"
-                )
             is_adder = isinstance(modules[path], AdderLayer)
             width = self.options.sigma_a if is_adder else self.options.sigma_c
             branch = _Branch(self.options, width, is_adder, device)
