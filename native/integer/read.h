@@ -1,0 +1,23 @@
+// From the bytes of a file to a network of which every number is known to be in range.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "container.h"
+#include "network.h"
+
+namespace adderkit {
+
+// What one image may take at most, so that a small file can't ask for the machine: bytes of all tensors
+// together, borders included, and additions. A ResNet-50 at 224x224 has 10 MB and 4e9.
+constexpr int64_t most_tensor_bytes = int64_t{1} << 30;
+constexpr int64_t most_operations = int64_t{1} << 40;
+
+// Status; where it is not ADDERKIT_OK, adderkit_error() says what is wrong with the file and where.
+int32_t read_network(const void* bytes, int64_t size, Network* out);
+
+// The same, with the JSON text that describes the network in the file.
+int32_t read_network(const void* bytes, int64_t size, Network* out, std::string* header);
+
+}  // namespace adderkit
