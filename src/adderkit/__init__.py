@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from adderkit import models as models
     from adderkit import nn as nn
     from adderkit import ops as ops
+    from adderkit import runtime as runtime
     from adderkit import train as train
     from adderkit.nn import convert as convert
     from adderkit.ops import adder1d as adder1d
@@ -30,6 +31,7 @@ __all__ = [
     "models",
     "nn",
     "ops",
+    "runtime",
     "train",
 ]
 _OPERATIONS = ("adder1d", "adder2d", "adder3d", "adder_transpose2d")

@@ -248,6 +248,20 @@ def _bench(arguments: list[str]) -> int:
     return cli_bench.run(arguments)
 
 
+def _theorem1(arguments: list[str]) -> int:
+    """Show how the series of the paper's Theorem 1 comes to its kernel, as table and picture."""
+    from adderkit import cli_theorem1
+
+    return cli_theorem1.run(arguments, _theorem1.__doc__ or "")
+
+
+def _predict(arguments: list[str]) -> int:
+    """Name the classes of pictures with an integer network."""
+    from adderkit import cli_predict
+
+    return cli_predict.run(arguments, _predict.__doc__ or "")
+
+
 def _doctor(arguments: list[str]) -> int:
     """Print versions, the kernels that run and why, the GPU, the data folder."""
     from adderkit import doctor
@@ -262,7 +276,9 @@ def _doctor(arguments: list[str]) -> int:
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "eval": _eval,
+    "predict": _predict,
     "bench": _bench,
     "import": _import,
+    "theorem1": _theorem1,
     "doctor": _doctor,
 }

@@ -74,11 +74,13 @@ class Builder:
         self, op: str, out_channels: int, tensor: int, kernel=(3, 3), stride=(1, 1), padding=(1, 1), residual: int = -1
     ) -> int:
         """An adder layer or a convolution; the number of the tensor that it makes."""
-        index, (height, width, channels) = len(self.layers), self.shapes[tensor]
+        index, channels = len(self.layers), self.shapes[tensor][2]
         shape = (out_channels, *kernel, channels)
         terms, high = kernel[0] * kernel[1] * channels, self.highs[tensor]
         if op == "adder":
-            self.arrays[f"{index}.weight"] = self.rng.integers(0, min(high, 2**self.bits - 1) + 1, shape).astype(np.uint8)
+            self.arrays[f"{index}.weight"] = self.rng.integers(0, min(high, 2**self.bits - 1) + 1, shape).astype(
+                np.uint8
+            )
             mean, spread = terms * high / 3, np.sqrt(terms) * high / 4
         else:
             self.arrays[f"{index}.weight"] = self.rng.integers(-128, 128, shape).astype(np.int8)

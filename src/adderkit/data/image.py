@@ -73,12 +73,13 @@ def channels(image: Image.Image) -> int:
     raise Unsupported(f"pixels of the mode {image.mode}; convert the image to RGB or grey")
 
 
-def decode(image: Image.Image, size: int | None = None) -> NDArray[np.uint8]:
+def decode(image: Image.Image, size: int | tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Pixels of an opened image.
 
     Args:
         image: As `open_image` gives it.
-        size: Length of the shorter side after a bilinear resize; the centre square is kept. None: as it is.
+        size: (height, width) that a bilinear resize just covers, of which the centre is kept; a number: that of a
+            square, so the length of the shorter side. None: as it is.
 
     Returns:
         Shape (H, W, C), uint8, C = 1 (grey) or 3 (RGB).
@@ -126,20 +127,33 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
-def _fit(image: Image.Image, size: int) -> Image.Image:
-    shorter = min(image.size)
-    width, height = (max(size, round(side * size / shorter)) for side in image.size)
-    if (width, height) != image.size:
-        if width * height > MAX_PIXELS:
+def _fit(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
+    height, width = (size, size) if isinstance(size, int) else size
+    if image.width * height < image.height * width:
+        covering = width, max(height, round(image.height * width / image.width))
+    else:
+        covering = max(width, round(image.width * height / image.height)), height
+    if covering != image.size:
+        if covering[0] * covering[1] > MAX_PIXELS:
             raise Unsupported(
-                f"too narrow: its {image.width}x{image.height} pixels are {width}x{height} at `image_size` (={size})"
+                f"too narrow: its {image.width}x{image.height} pixels are {covering[0]}x{covering[1]} at `image_size`"
+                f" (={size})"
             )
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+        image = image.resize(covering, Image.Resampling.BILINEAR)
+    left, top = (covering[0] - width) // 2, (covering[1] - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
-def read(raw: RawSplit, row: int, size: int | None) -> NDArray[np.uint8]:
+def with_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    """Decoded pixels (H, W, C) with one channel, by Pillow's weights for grey, or with three."""
+    if pixels.shape[2] == channels:
+        return pixels
+    if channels == 3:
+        return np.repeat(pixels, 3, axis=2)
+    return np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
+
+
+def read(raw: RawSplit, row: int, size: int | tuple[int, int] | None) -> NDArray[np.uint8]:
     """Opens and decodes one image of a split; shape (H, W, C), uint8, as `decode`.
 
     Raises:

@@ -47,8 +47,8 @@ def parse(data: bytes) -> Net:
 class Net:
     """An integer network; `load` makes it.
 
-    A net never changes: several threads may call it at the same time, and a forked process may go on with it. Its memory
-    is freed with its last reference, or by `close()`. It can't be pickled: send the path.
+    A net never changes: several threads may call it at the same time, and a forked process may go on with it. Its
+    memory is freed with its last reference, or by `close()`. It can't be pickled: send the path.
 
     Attributes:
         name: of the network that it was made of, as `resnet20`.
@@ -134,7 +134,9 @@ class Net:
         return f"<Net {self.name!r} of {self.dataset!r}: uint8 {size}, {len(self.classes)} classes{state}>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Net can't be pickled or copied: it is memory of the native library; send its path, and load it")
+        raise TypeError(
+            "a Net can't be pickled or copied: it is memory of the native library; send its path, and load it"
+        )
 
     def _alive(self) -> Handle:
         if self._handle is None:
@@ -144,7 +146,9 @@ class Net:
     def _pixels(self, given: ArrayLike, argument: str, batch: str) -> NDArray[np.uint8]:
         pixels = np.asarray(given)
         if pixels.dtype != np.uint8:
-            raise ValueError(f"`{argument}` has the dtype {pixels.dtype}; it must be uint8, from 0 to 255, not normalised")
+            raise ValueError(
+                f"`{argument}` has the dtype {pixels.dtype}; it must be uint8, from 0 to 255, not normalised"
+            )
         if self.channels == 1 and pixels.ndim == len(batch.split()) + 2:
             pixels = pixels[..., None]
         if pixels.ndim != len(batch.split()) + 3 or pixels.shape[-3:] != self.shape:
