@@ -19,7 +19,7 @@ const char* always() {
 
 #if defined(ADDERKIT_X86)
 struct Processor {
-  bool has_fma = false, has_avx2 = false, has_avx512 = false;  // F and DQ
+  bool has_fma = false, has_avx2 = false, has_avx512 = false;  // F, DQ and BW
   bool saves_ymm = false, saves_zmm = false;                   // the operating system keeps these registers
 
   Processor() {
@@ -34,7 +34,7 @@ struct Processor {
     }
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
     has_avx2 = b >> 5 & 1;
-    has_avx512 = (b >> 16 & 1) && (b >> 17 & 1);
+    has_avx512 = (b >> 16 & 1) && (b >> 17 & 1) && (b >> 30 & 1);
   }
 };
 
@@ -49,7 +49,7 @@ const char* avx2() {
 }
 
 const char* avx512() {
-  if (!processor().has_avx512) return "the processor has no AVX-512 F and DQ";
+  if (!processor().has_avx512) return "the processor has no AVX-512 F, DQ and BW";
   return processor().saves_zmm ? "" : "the operating system does not save AVX-512 registers";
 }
 #endif
@@ -59,18 +59,19 @@ struct Row {
   const char* name;
   const char* (*reason)();  // "" where it runs here
   const AdderF32Kernels* adder_f32;
+  const AdderU8Kernels* adder_u8;
 };
 
 const Row table[] = {
 #if defined(ADDERKIT_X86)
-    {"avx512", avx512, &adder_f32_avx512},
-    {"avx2", avx2, &adder_f32_avx2},
+    {"avx512", avx512, &adder_f32_avx512, &adder_u8_avx512},
+    {"avx2", avx2, &adder_f32_avx2, &adder_u8_avx2},
 #elif defined(ADDERKIT_AARCH64)
     // Every AArch64 Linux, macOS and Windows requires Advanced SIMD, and compilers use it unasked: nothing to
     // ask the system for (getauxval), and where it were missing no code of this process would run.
-    {"neon", always, &adder_f32_neon},
+    {"neon", always, &adder_f32_neon, &adder_u8_neon},
 #endif
-    {"portable", always, &adder_f32_portable},
+    {"portable", always, &adder_f32_portable, &adder_u8_portable},
 };
 constexpr int rows = sizeof table / sizeof table[0];
 
@@ -124,6 +125,11 @@ int active() {
 const AdderF32Kernels* active_adder_f32() {
   const int index = active();
   return index < 0 ? nullptr : table[index].adder_f32;
+}
+
+const AdderU8Kernels* active_adder_u8() {
+  const int index = active();
+  return index < 0 ? nullptr : table[index].adder_u8;
 }
 
 }  // namespace adderkit
