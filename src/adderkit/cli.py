@@ -255,6 +255,13 @@ def _theorem1(arguments: list[str]) -> int:
     return cli_theorem1.run(arguments, _theorem1.__doc__ or "")
 
 
+def _quantize(arguments: list[str]) -> int:
+    """Turn a trained adder network into integers, as a file for `predict` and `adderkit.runtime`."""
+    from adderkit import cli_quantize
+
+    return cli_quantize.run(arguments, _quantize.__doc__ or "")
+
+
 def _predict(arguments: list[str]) -> int:
     """Name the classes of pictures with an integer network."""
     from adderkit import cli_predict
@@ -276,6 +283,7 @@ def _doctor(arguments: list[str]) -> int:
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "eval": _eval,
+    "quantize": _quantize,
     "predict": _predict,
     "bench": _bench,
     "import": _import,

@@ -130,12 +130,21 @@ class Split(ABC):
         mine = [batch[piece] for batch in batches for piece in pieces]
         return self._augmented(mine, batch_size, pieces, seed, epoch, start)
 
-    def uint8_batches(self, batch_size: int) -> Batches:
-        """All images in order as decoded, uint8 (N, C, H, W), and their labels, int64 (N,), on the device."""
+    def uint8_batches(self, batch_size: int, rows: NDArray[np.int64] | None = None) -> Batches:
+        """Images as decoded, uint8 (N, C, H, W), and their labels, int64 (N,), on the device.
+
+        Args:
+            batch_size: Images per batch; the last one may be short.
+            rows: Which images, in this order, each from 0 to the number of images - 1; None: all.
+
+        Raises:
+            ValueError: `batch_size` is below 1.
+        """
         if batch_size < 1:
             raise ValueError(f"`batch_size` (={batch_size}) must be >= 1")
-        batches = np.split(np.arange(len(self)), range(batch_size, len(self), batch_size))
-        return zip(self._read(batches), self.labels.split(batch_size), strict=True)
+        wanted = np.arange(len(self)) if rows is None else rows
+        batches = np.split(wanted, range(batch_size, len(wanted), batch_size))
+        return zip(self._read(batches), map(self._labels, batches), strict=True)
 
     def _plain(self, batches: Sequence[NDArray[np.int64]]) -> Batches:
         for rows, images in zip(batches, self._read(batches), strict=True):
