@@ -13,12 +13,13 @@ from adderkit import models
 from adderkit.models import registry
 from adderkit.nn import Adder2d, adder_parameters, unnormalised
 
-NAMES = ["resnet20", "resnet32", "resnet8", "vgg_small"]
+NAMES = ["resnet20", "resnet32", "resnet8", "vgg_small"]  # of small images; the others are in test_resnet_imagenet.py
+LARGE = ["resnet152", "resnet18", "resnet50"]
 LAYERS = ["adder", "conv"]
 
 
 def test_names_are_complete_and_sorted():
-    assert list(models.names()) == NAMES
+    assert list(models.names()) == sorted(NAMES + LARGE)
 
 
 @pytest.mark.parametrize("size", [8, 28, 32])
@@ -165,8 +166,8 @@ def test_copies_and_memory_format(layer):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "resnet2"}, r"there is no network 'resnet2'. Did you mean .*resnet20.* Known: resnet20, "),
-        ({"name": "zzz"}, r"there is no network 'zzz'\. Known: resnet20, "),
+        ({"name": "resnet2"}, r"there is no network 'resnet2'. Did you mean .*resnet20.* Known: resnet152, "),
+        ({"name": "zzz"}, r"there is no network 'zzz'\. Known: resnet152, "),
         ({"name": "resnet8", "layer": "add"}, r"`layer` \(='add'\) must be one of adder, conv"),
         ({"name": "resnet8", "num_classes": 1}, r"`num_classes` \(=1\) must be an integer >= 2"),
         ({"name": "resnet8", "in_channels": 0}, r"`in_channels` \(=0\) must be an integer >= 1"),

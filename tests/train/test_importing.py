@@ -82,7 +82,7 @@ def test_imported_weights_are_never_trained_over(checkpoint, tmp_path, capsys, i
     ("arguments", "message"),
     [
         (["--network", "resnet20", "--data.name", "digits"], "missing from the checkpoint: layer1.1.conv1.adder, "),
-        (["--network", "resnet9"], "`network` (='resnet9'): must be one of resnet20"),
+        (["--network", "resnet9"], "`network` (='resnet9'): must be one of resnet152"),
         ([*DIGITS, "--data.root", "x"], "not used by `name` (=digits)"),
     ],
 )

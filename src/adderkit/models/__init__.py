@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from adderkit.models.network import LAYERS, Network, Operator
 from adderkit.models.registry import create, names, register
+from adderkit.models.torchvision_weights import load_torchvision
 
-__all__ = ["LAYERS", "Network", "Operator", "create", "names", "register"]
+__all__ = ["LAYERS", "Network", "Operator", "create", "load_torchvision", "names", "register"]
