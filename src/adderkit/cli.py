@@ -248,6 +248,13 @@ def _bench(arguments: list[str]) -> int:
     return cli_bench.run(arguments)
 
 
+def _table(arguments: list[str]) -> int:
+    """Run a table of the paper: every row's training for every seed, our figures beside the paper's."""
+    from adderkit import cli_table
+
+    return cli_table.run(arguments, _table.__doc__ or "")
+
+
 def _theorem1(arguments: list[str]) -> int:
     """Show how the series of the paper's Theorem 1 comes to its kernel, as table and picture."""
     from adderkit import cli_theorem1
@@ -287,6 +294,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "predict": _predict,
     "bench": _bench,
     "import": _import,
+    "table": _table,
     "theorem1": _theorem1,
     "doctor": _doctor,
 }

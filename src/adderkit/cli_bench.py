@@ -13,6 +13,7 @@ from rich.table import Table
 
 from adderkit import bench, native
 from adderkit.bench import record, tables
+from adderkit.bench.inference_tables import infer_tables
 from adderkit.cli_options import parse, values
 
 
@@ -74,6 +75,19 @@ def _train(arguments: list[str]) -> int:
     return 0
 
 
+def _infer(arguments: list[str]) -> int:
+    """Time an integer adder network against its CNN twin in torch and ONNX Runtime, float32 and int8."""
+    figure = ("figure", _file("draw the times of an image, as PNG"), None)
+    given = parse("adderkit bench infer", _infer.__doc__ or "", bench.InferOptions(), [*_FILES, figure], arguments)
+    record.check_writable(json=given.json, csv=given.csv, figure=given.figure)
+    report = bench.measure_infer(bench.InferOptions(**values(given, bench.InferOptions)), _note)
+    _print(report, infer_tables(report))
+    _write(report, given.json, given.csv)
+    if given.figure is not None:
+        bench.draw_times(report, given.figure)
+    return 0
+
+
 def _check_figure(path: Path, options: bench.OpsOptions) -> None:
     if not {"forward", "input_gradient"} & set(options.passes):
         raise ValueError(f"`figure` (={path}) needs `forward` or `input_gradient` among `passes`")
@@ -113,4 +127,4 @@ def _write(report: dict[str, Any], json: Path | None, csv: Path | None) -> None:
         record.write_csv(csv, report["rows"], {**state, **report["machine"]})
 
 
-_COMMANDS: dict[str, Callable[[list[str]], int]] = {"ops": _ops, "train": _train}
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {"ops": _ops, "train": _train, "infer": _infer}

@@ -14,3 +14,9 @@ def home() -> Path:
 def shown(path: Path | str) -> str:
     """A path as messages show it: line breaks, escape sequences and bytes that are no UTF-8 are spelled out."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(path))
+
+
+def recipes() -> Path:
+    """The folder of the recipes that are shipped: in the package, or beside the source tree that runs."""
+    package = Path(__file__).parent
+    return next((path for path in (package / "recipes", package.parents[1] / "recipes") if path.is_dir()), package)

@@ -251,7 +251,7 @@ def fill_disks(root: Path, draw: random.Random, count: int, expected: dict[str, 
     mount.mkdir()
     folder = mount / "run"
     for disk in range(count):
-        size = int(2 ** draw.uniform(2, 12.5))  # kB, from 4 to 5,800; a run holds 5,000
+        size = int(2 ** draw.uniform(8, 12.5))  # kB, from 256 to 5,800; a run holds 5,000
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", mount], check=True)
         try:
             code = Command(["train", "--out", str(folder), *OPTIONS, "--resume"]).wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from adderkit.options import Options
 
@@ -52,3 +52,18 @@ class TrainOptions(Options):
     """time once more while another process keeps one core busy"""
     memory: bool = True
     """also measure the peak memory of each network in processes of its own (Linux)"""
+
+
+class InferOptions(Options):
+    """Time an integer adder network against its CNN twin in torch and ONNX Runtime."""
+
+    net: str = "resnet20"
+    """a file that `adderkit quantize` wrote, or a network's name: random filters are as fast"""
+    batches: tuple[PositiveInt, ...] = Field(default=(1, 64), min_length=1)
+    """images of a call"""
+    threads: int | None = Field(default=None, ge=0, le=MOST_THREADS)
+    """threads of all, 0: all cores; default: as many as torch takes by itself"""
+    rounds: int = Field(default=21, ge=1)
+    """rounds in which the contestants take turns"""
+    onnxruntime: bool = True
+    """also time the CNN in ONNX Runtime, float32 and int8 (extra `bench`)"""

@@ -26,14 +26,14 @@ def train_tables(report: Report) -> list[Table]:
     settings = report["settings"]
     title = f"a training step of {settings['network']}, batch {settings['batch']}, medians of {settings['steps']} steps"
     columns = ["milliseconds (10-90 %)", "time / conv's (10-90 %)", "peak MiB"]
-    table = _table(title, "network", columns)
+    table = new_table(title, "network", columns)
     for row in report["rows"]:
         times = f"{1e3 * row['median_s']:.1f} ({1e3 * row['p10_s']:.1f}-{1e3 * row['p90_s']:.1f})"
         ratios = f"{row['ratio']:.2f} ({row['ratio_p10']:.2f}-{row['ratio_p90']:.2f})"
         peak = "not measured" if row["peak_mib"] is None else f"{row['peak_mib']:.0f}"
         name = row["layer"] + (", one core busy" if row["condition"] == "busy" else "")
         table.add_row(name, times, ratios, peak)
-    summary = _table("adder / conv", "what", ["ratio"])
+    summary = new_table("adder / conv", "what", ["ratio"])
     for key, what in _TRAIN_SUMMARY.items():
         if report["summary"][key] is not None:
             summary.add_row(what, f"{report['summary'][key]:.3f}")
@@ -49,7 +49,8 @@ _TRAIN_SUMMARY = {
 }
 
 
-def _table(title: str, first: str, columns: Sequence[str]) -> Table:
+def new_table(title: str, first: str, columns: Sequence[str]) -> Table:
+    """An empty table whose first column names the rows."""
     table = Table(title=title, title_justify="left", min_width=len(title) + 2)
     table.add_column(first, no_wrap=True)
     for column in columns:
@@ -74,7 +75,7 @@ def _layers(report: Report) -> Table:
     title = f"time of adder2d / conv2d, batch {settings['batch']}, {settings['layout']}, medians of n rounds"
     if not report["complete"]:
         title += "; interrupted: layers are missing"
-    table = _table(title, "layer", [*columns, "errors: y, dx, df"])
+    table = new_table(title, "layer", [*columns, "errors: y, dx, df"])
     errors = {
         (row["network"], row["layer"]): row for row in report["errors"] if row["contestant"] == "adder2d"
     }  # fractions of the magnitudes added up
@@ -91,7 +92,7 @@ def _layers(report: Report) -> Table:
 
 
 def _summary(report: Report) -> Table:
-    table = _table("over all layers", "time", ["pass", "geometric mean", "lowest", "highest"])
+    table = new_table("over all layers", "time", ["pass", "geometric mean", "lowest", "highest"])
     for ratio, passes in report["summary"].items():
         for name, figures in passes.items():
             ends = (f"{figures[end]:.2f} ({figures[f'{end}_layer']})" for end in ("lowest", "highest"))
@@ -103,7 +104,9 @@ def _rivals(report: Report) -> Table:
     kinds = [("forward", "cdist"), ("forward", "official"), ("forward+backward", "official")]
     kinds = [kind for kind in kinds if any((row["pass_name"], row["contestant"]) == kind for row in report["rows"])]
     columns = [f"{contestant}, {name.replace('+', ' + ')}" for name, contestant in kinds]
-    table = _table("older formulations: how many times slower than adder2d, per image", "layer", ["images", *columns])
+    table = new_table(
+        "older formulations: how many times slower than adder2d, per image", "layer", ["images", *columns]
+    )
     for layer, rows in _by_layer(report, ("cdist", "official")).items():
         images = str(next(iter(rows.values()))["images"])
         table.add_row(" ".join(layer), images, *(f"{rows[kind]['ratio']:.1f}" for kind in kinds))
@@ -112,14 +115,14 @@ def _rivals(report: Report) -> Table:
 
 def _forward_errors(report: Report) -> Table:
     title = f"forward error at K = 4608, as a fraction of sum(|x| + |f|); allowed {TOLERANCE:.0e}"
-    table = _table(title, "x", ["f", "error"])
+    table = new_table(title, "x", ["f", "error"])
     for row in report["forward_errors"]:
         table.add_row(row["x"], row["f"], f"{row['error']:.1e}")
     return table
 
 
 def _limits(report: Report) -> Table:
-    table = _table("limits of this machine, measured", "what", ["a second"])
+    table = new_table("limits of this machine, measured", "what", ["a second"])
     for key, what in (
         ("multiply_add", "multiply-add: an operation of conv2d"),
         ("adder", "max and multiply-add: one of adder2d"),

@@ -1,0 +1,93 @@
+"""A table: its rows, each a recipe with the figure that its source has for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from adderkit import strict_yaml
+from adderkit.options import Options
+from adderkit.paths import recipes, shown
+
+
+class Row(Options):
+    """One row of a table."""
+
+    name: str = Field(min_length=1)
+    """as the source calls it"""
+    recipe: str = Field(min_length=1)
+    """path below `recipes/`, or an absolute one"""
+    top1: float | None = Field(default=None, ge=0, le=100)
+    """the source's top-1 accuracy in per cent"""
+    top5: float | None = Field(default=None, ge=0, le=100)
+    """the source's top-5 accuracy in per cent"""
+
+
+class Table(Options):
+    """A table of the paper."""
+
+    title: str = Field(min_length=1)
+    """what it shows, and where it stands"""
+    reference: str
+    """the row that the others are compared with, seed by seed"""
+    rows: tuple[Row, ...] = Field(min_length=1)
+    """in the source's order"""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Table:
+        names = [row.name for row in self.rows]
+        if len(set(names)) < len(names):
+            raise ValueError("two rows have one name")
+        if self.reference not in names:
+            raise ValueError(f"`reference` (={self.reference}) must be one of the rows: {', '.join(names)}")
+        return self
+
+    def chosen(self, names: tuple[str, ...]) -> Table:
+        """The table with these rows alone; () means all.
+
+        Raises:
+            ValueError: a name that no row has.
+        """
+        known = [row.name for row in self.rows]
+        for name in names:
+            if name not in known:
+                raise ValueError(f"`rows` (={name}) must be among: {', '.join(known)}")
+        rows = tuple(row for row in self.rows if not names or row.name in names)
+        reference = self.reference if any(row.name == self.reference for row in rows) else rows[0].name
+        return Table(title=self.title, reference=reference, rows=rows)
+
+
+def table_names() -> list[str]:
+    """Names of the tables that are shipped."""
+    return sorted(path.stem for path in (recipes() / "tables").glob("*.yaml"))
+
+
+def load_table(name: str) -> Table:
+    """A shipped table by its name, or any by its file.
+
+    Raises:
+        ValueError: no such table, or a file that is none.
+    """
+    path = recipes() / "tables" / f"{name}.yaml" if name in table_names() else Path(name)
+    if not path.is_file():
+        raise ValueError(f"`table` (={shown(name)}) must be a YAML file or one of: {', '.join(table_names())}")
+    try:
+        values = strict_yaml.load(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it must be a mapping of keys to values")
+        return Table(**values)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"table `{shown(path)}`: {error}") from None
+
+
+def recipe_path(row: Row) -> Path:
+    """Where a row's recipe lies.
+
+    Raises:
+        ValueError: nowhere.
+    """
+    path = recipes() / row.recipe
+    if not path.is_file():
+        raise ValueError(f"the row {row.name!r} names the recipe `{row.recipe}`, which is not in {recipes()}")
+    return path

@@ -1,0 +1,120 @@
+"""What the finished trainings of a table gave, and statistics over seeds."""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from typing import NamedTuple
+
+from scipy import stats
+
+from adderkit.tables.definition import Table
+from adderkit.tables.grid import Cell
+from adderkit.train.record import read_summary
+
+
+class Run(NamedTuple):
+    """A finished training; accuracies in per cent, of the test images, `top5` None where there are fewer classes."""
+
+    seed: int
+    last_top1: float
+    last_top5: float
+    best_top1: float
+    best_epoch: int
+    teacher_top1: float | None
+    seconds: float
+    dataset: str
+    epochs: int
+
+
+class Estimate(NamedTuple):
+    """A mean over seeds, the deviation of one seed, and half the width of the mean's 95 % interval (Student's t).
+
+    `deviation` and `half` are None for a single seed.
+    """
+
+    mean: float
+    deviation: float | None
+    half: float | None
+    seeds: int
+
+
+class Result(NamedTuple):
+    """A row of a table: its runs by seed, and what they say together.
+
+    Attributes:
+        difference: to the table's reference row, seed by seed; None for that row itself, or without a common seed.
+    """
+
+    name: str
+    paper_top1: float | None
+    paper_top5: float | None
+    runs: tuple[Run, ...]
+    last: Estimate | None
+    best: Estimate | None
+    top5: Estimate | None
+    difference: Estimate | None
+
+
+def estimate(values: list[float]) -> Estimate | None:
+    """Mean, deviation (n - 1) and interval; None without values."""
+    if not values:
+        return None
+    mean, count = statistics.fmean(values), len(values)
+    if count == 1:
+        return Estimate(mean, None, None, 1)
+    deviation = statistics.stdev(values)
+    return Estimate(mean, deviation, float(stats.t.ppf(0.975, count - 1)) * deviation / math.sqrt(count), count)
+
+
+def read_results(table: Table, cells: list[Cell]) -> list[Result]:
+    """The rows of a table from the folders of its trainings; those that are not finished are missing.
+
+    Raises:
+        ValueError: a damaged file.
+    """
+    runs: dict[str, dict[int, Run]] = {row.name: {} for row in table.rows}
+    for cell in cells:
+        run = _read(cell)
+        if run is not None:
+            runs[cell.row.name][cell.seed] = run
+    reference = runs[table.reference]
+    results: list[Result] = []
+    for row in table.rows:
+        own = runs[row.name]
+        common = [seed for seed in own if seed in reference]
+        differences = [own[seed].last_top1 - reference[seed].last_top1 for seed in common]
+        results.append(
+            Result(
+                name=row.name,
+                paper_top1=row.top1,
+                paper_top5=row.top5,
+                runs=tuple(own.values()),
+                last=estimate([run.last_top1 for run in own.values()]),
+                best=estimate([run.best_top1 for run in own.values()]),
+                top5=estimate([run.last_top5 for run in own.values()]),
+                difference=None if row.name == table.reference else estimate(differences),
+            )
+        )
+    return results
+
+
+def _read(cell: Cell) -> Run | None:
+    summary = read_summary(cell.folder)
+    if summary is None:
+        return None
+    with open(cell.folder / "metrics.csv", newline="", encoding="utf-8") as file:
+        last = [row for row in csv.DictReader(file) if row["net"] == "student"][-1]
+    teacher = summary["teacher_final_top1"]
+    return Run(
+        seed=cell.seed,
+        last_top1=100 * summary["final_top1"],
+        last_top5=100 * float(last["test_top5"]),
+        best_top1=100 * summary["best_top1"],
+        best_epoch=summary["best_epoch"],
+        teacher_top1=None if teacher is None else 100 * teacher,
+        seconds=summary["seconds"],
+        dataset=summary["dataset"],
+        epochs=summary["epochs"],
+    )
