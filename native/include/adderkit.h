@@ -1,4 +1,4 @@
-/* adderkit: adder kernels behind a C ABI. No dependency on Python or torch.
+/* adderkit: adder kernels and integer networks behind a C ABI. No dependency on Python or torch.
  *
  * Every function that can fail returns an adderkit_status; adderkit_error() then holds a sentence for the
  * calling thread. All functions may be called from several threads at once. */
@@ -18,13 +18,14 @@ extern "C" {
 #endif
 
 /* Raised whenever a structure or a signature below changes. */
-#define ADDERKIT_ABI_VERSION 2
+#define ADDERKIT_ABI_VERSION 3
 
 typedef enum adderkit_status {
   ADDERKIT_OK = 0,
   ADDERKIT_INVALID_ARGUMENT = 1,
   ADDERKIT_OUT_OF_MEMORY = 2,
-  ADDERKIT_UNKNOWN_ISA = 3
+  ADDERKIT_UNKNOWN_ISA = 3,
+  ADDERKIT_INVALID_FILE = 4 /* can't be read, or holds no network that this library runs */
 } adderkit_status;
 
 /* Sizes of a two-dimensional layer and the element strides of its tensors, each in the order of its axes.
@@ -78,6 +79,65 @@ ADDERKIT_API int32_t adderkit_peak(int32_t kind, int32_t threads, double* operat
 
 /* "libgomp" where calls run on a libgomp that the process has loaded, else "own pool". */
 ADDERKIT_API const char* adderkit_thread_pool(void);
+
+/* Integer networks: a file, as `adderkit quantize` writes it, and nothing else (docs/runtime.md).
+ *
+ * A network never changes once it is loaded: any number of threads may use one at the same time, until one of
+ * them frees it. What the functions below point to belongs to the network and lives as long as it does; texts
+ * are UTF-8. Results are the same bits whatever the number of threads and the instruction set. A forked
+ * process may go on with a network of its parent's. */
+typedef struct adderkit_net adderkit_net;
+
+/* Types of numbers. */
+typedef enum adderkit_dtype {
+  ADDERKIT_U8 = 0,
+  ADDERKIT_I8 = 1,
+  ADDERKIT_U16 = 2,
+  ADDERKIT_I32 = 3,
+  ADDERKIT_I64 = 4
+} adderkit_dtype;
+
+/* Reads and checks a file; *net is then the caller's to free, or NULL where the status is not ADDERKIT_OK:
+ * ADDERKIT_INVALID_FILE with a sentence that names the file and what is wrong with it, or
+ * ADDERKIT_OUT_OF_MEMORY. The file is closed again. */
+ADDERKIT_API int32_t adderkit_net_load(const char* path, adderkit_net** net);
+
+/* The same with the content of a file. `bytes` are not needed afterwards. */
+ADDERKIT_API int32_t adderkit_net_parse(const void* bytes, int64_t size, adderkit_net** net);
+
+/* NULL is allowed. */
+ADDERKIT_API void adderkit_net_free(adderkit_net* net);
+
+/* shape: height, width and channels of its images, number of its classes. */
+ADDERKIT_API int32_t adderkit_net_shape(const adderkit_net* net, int64_t shape[4]);
+
+/* The JSON text that describes the network in its file. */
+ADDERKIT_API const char* adderkit_net_header(const adderkit_net* net);
+
+/* Name of a class, from 0; "" beyond the last. */
+ADDERKIT_API const char* adderkit_net_class(const adderkit_net* net, int64_t index);
+
+/* Logits (count, classes) of images (count, height, width, channels), decoded and not normalised: red, green,
+ * blue, or grey, from 0 to 255. `count` 0 is allowed. threads 0 means all cores. */
+ADDERKIT_API int32_t adderkit_net_run(const adderkit_net* net, const uint8_t* images, int64_t count,
+                                      float* logits, int32_t threads);
+
+ADDERKIT_API int32_t adderkit_net_layer_count(const adderkit_net* net);
+
+/* What a layer makes of one image: *dtype is an adderkit_dtype (ADDERKIT_U8; of an average pool ADDERKIT_U16,
+ * of the classifier ADDERKIT_I32), shape is height, width, channels. Layers count from 0. */
+ADDERKIT_API int32_t adderkit_net_layer_shape(const adderkit_net* net, int32_t layer, int32_t* dtype,
+                                              int64_t shape[3]);
+
+/* Runs one image (height, width, channels) up to a layer and copies its output, `bytes` large as
+ * adderkit_net_layer_shape() says. */
+ADDERKIT_API int32_t adderkit_net_layer_output(const adderkit_net* net, const uint8_t* image, int32_t layer,
+                                               void* output, int64_t bytes);
+
+/* One of the file's arrays: "LAYER.weight", "LAYER.pad", "LAYER.multiplier" or "LAYER.offset". *rank of the
+ * four numbers in shape count. */
+ADDERKIT_API int32_t adderkit_net_array(const adderkit_net* net, const char* name, const void** data,
+                                        int32_t* dtype, int64_t shape[4], int32_t* rank);
 
 #ifdef __cplusplus
 }

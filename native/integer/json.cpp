@@ -10,7 +10,7 @@ namespace adderkit::json {
 namespace {
 
 constexpr int most_levels = 32;
-constexpr size_t longest_number = 100;  // Python refuses more than 4,300 digits, and others take long
+constexpr size_t longest_number = 100;       // Python refuses more than 4,300 digits, and others take long
 constexpr size_t most_values = 1000 * 1000;  // 32 MB of them; the header of a ResNet-152 has some 10,000
 
 }  // namespace

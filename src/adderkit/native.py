@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import adderkit
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 _NAME = {"win32": "adderkit.dll", "darwin": "libadderkit.dylib"}.get(sys.platform, "libadderkit.so")
 
 
@@ -46,7 +46,7 @@ def reason() -> str:
 def error() -> str:
     """The native library's sentence on the last failure in this thread."""
     loaded = library()
-    return loaded.adderkit_error().decode() if loaded is not None else reason()
+    return loaded.adderkit_error().decode(errors="replace") if loaded is not None else reason()
 
 
 def check(status: int) -> None:
