@@ -35,7 +35,7 @@ def sealed(header: bytes, data: bytes, at: int | None = None) -> bytes:
     return whole[:at] + hashlib.sha256(whole).hexdigest().encode() + whole[at + 64 :] if at >= 0 else whole
 
 
-def encode(network: dict[str, Any] | str, arrays: Arrays, **metadata: Any) -> bytes:
+def encode(network: dict[str, Any] | str, arrays: Arrays, /, **metadata: Any) -> bytes:
     """A whole file. `metadata` replaces texts of `__metadata__`; None leaves one out."""
     text = network if isinstance(network, str) else json.dumps(network)
     facts = {"format": "adderkit-integer-network", "version": "1", "sha256": "0" * 64, "network": text} | metadata
