@@ -1,122 +1,76 @@
-// 4 filters in a vector, a 64-bit lane each; AVX2. Compiled with that flag alone.
+// Blocks of 8 filters; AVX2. Compiled with that flag alone.
 #include <immintrin.h>
 
-#include "denormals.h"
-#include "kernels.h"
+#include "x86.h"
 
 namespace adderkit {
 namespace {
 
-struct Avx2U8 {
+struct Avx2Ops {
   using Vec = __m256i;
-  static constexpr int lanes = 4, depth = 8, pixels = 6, vectors = 2;
-  static constexpr int convolution_lanes = 8, convolution_pixels = 8;
-  using Scope = Denormals;
+  static constexpr int pixels = 6;
 
+  static Vec zero() { return _mm256_setzero_si256(); }
   static Vec load(const void* at) { return _mm256_load_si256(static_cast<const Vec*>(at)); }
+  static Vec set_64(int64_t number) { return _mm256_set1_epi64x(number); }
+  static Vec set_32(int32_t number) { return _mm256_set1_epi32(number); }
+  static Vec add(Vec a, Vec b) { return _mm256_add_epi64(a, b); }
+  static Vec add_distances(Vec sum, Vec x, Vec w) {
+    return _mm256_castpd_si256(
+        _mm256_add_pd(_mm256_castsi256_pd(sum), _mm256_castsi256_pd(_mm256_sad_epu8(x, w))));
+  }
+  static Vec add_products(Vec sum, Vec x, Vec w) { return _mm256_add_epi32(sum, _mm256_madd_epi16(x, w)); }
 
-  // sum + distances of 8 bytes each, 64-bit integers, as an addition of doubles (denormals.h).
-  static Vec add(Vec sum, Vec distances) {
-    return _mm256_castpd_si256(_mm256_add_pd(_mm256_castsi256_pd(sum), _mm256_castsi256_pd(distances)));
+  // Of the lower halves of 64-bit lanes, signed.
+  static Vec multiply(Vec a, Vec b) { return _mm256_mul_epi32(a, b); }
+  static Vec odd(Vec v) { return _mm256_srli_epi64(v, 32); }
+  static Vec unpack_low(Vec v) { return _mm256_unpacklo_epi32(v, v); }
+  static Vec unpack_high(Vec v) { return _mm256_unpackhi_epi32(v, v); }
+  static Vec load_bytes(const uint8_t* at) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(at)));
+  }
+  static Vec load_half(const uint8_t* at) { return load_bytes(at); }  // a block is never half
+  static Vec upper_halves(Vec a, Vec b) {
+    return _mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), 0xdd));
+  }
+  static Vec upper_pairs(Vec even, Vec odd) {
+    return _mm256_blend_epi32(odd, _mm256_srli_epi64(even, 32), 0x55);
+  }
+  static Vec shift_right(Vec v, __m128i count) { return _mm256_sra_epi32(v, count); }
+  static Vec shift_left(Vec v, __m128i count) { return _mm256_sll_epi64(v, count); }
+  static Vec clamp(Vec v, Vec least, Vec most) {
+    v = _mm256_blendv_epi8(v, least, _mm256_cmpgt_epi64(least, v));
+    return _mm256_blendv_epi8(v, most, _mm256_cmpgt_epi64(v, most));
   }
 
-  // There is no arithmetic shift of 64 bits: that of a number made positive, less what that added.
-  static Vec shift_right(Vec v, int shift) {
-    const Vec top = _mm256_set1_epi64x(INT64_MIN);
-    const __m128i count = _mm_cvtsi32_si128(shift);
-    return _mm256_sub_epi64(_mm256_srl_epi64(_mm256_xor_si256(v, top), count), _mm256_srl_epi64(top, count));
+  static Vec pack_numbers(Vec a, Vec b) { return _mm256_packus_epi32(a, b); }
+  static Vec pack_words(Vec a, Vec b) { return _mm256_packus_epi16(a, b); }
+  static Vec by_pixel(Vec v) {
+    return _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  }
+  static Vec max_bytes(Vec a, Vec b) { return _mm256_max_epu8(a, b); }
+  static Vec min_bytes(Vec a, Vec b) { return _mm256_min_epu8(a, b); }
+  static Vec repeat(const uint8_t* eight) {
+    int64_t bytes;
+    __builtin_memcpy(&bytes, eight, sizeof bytes);
+    return _mm256_set1_epi64x(bytes);
   }
 
-  // Sums in 64-bit lanes to 4 bytes.
-  static void finish(const Epilogue& e, int64_t filter, Vec sum, const uint8_t* residual, uint8_t* output) {
-    Vec v = _mm256_mul_epi32(sum, load(e.multiplier + filter));
-    v = _mm256_add_epi64(v, load(e.offset + filter));
-    if (residual != nullptr) {
-      int32_t four;
-      __builtin_memcpy(&four, residual, sizeof four);
-      const Vec r = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(four));
-      v = _mm256_add_epi64(v, _mm256_mul_epi32(r, _mm256_set1_epi64x(e.residual_multiplier)));
-    }
-    v = shift_right(v, e.shift);
-    const Vec low = load(e.low + filter), high = load(e.high + filter);
-    v = _mm256_blendv_epi8(v, low, _mm256_cmpgt_epi64(low, v));
-    v = _mm256_blendv_epi8(v, high, _mm256_cmpgt_epi64(v, high));
-    // Bytes 0 and 8 of the lower half to the front, of the upper half behind them.
-    const Vec order = _mm256_setr_epi8(0, 8, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-                                       0, 8, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
-    v = _mm256_shuffle_epi8(v, order);
-    const int32_t four =
-        _mm_cvtsi128_si32(_mm_or_si128(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
-    __builtin_memcpy(output, &four, sizeof four);
+  // The first `count` of four pixels, `pixel` bytes apart.
+  static void store_pixels(uint8_t* to, int64_t pixel, Vec v, int count) {
+    const __m128i low = _mm256_castsi256_si128(v), high = _mm256_extracti128_si256(v, 1);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to), low);
+    if (count > 1) _mm_storeh_pd(reinterpret_cast<double*>(to + pixel), _mm_castsi128_pd(low));
+    if (count > 2) _mm_storel_epi64(reinterpret_cast<__m128i*>(to + 2 * pixel), high);
+    if (count > 3) _mm_storeh_pd(reinterpret_cast<double*>(to + 3 * pixel), _mm_castsi128_pd(high));
   }
-
-  template <int P, int V>
-  static void adder_tile(const SlidingLayer& layer, const uint8_t* packed, const uint8_t* x, int64_t filter,
-                         const uint8_t* residual, uint8_t* output) {
-    Vec sum[P][V];
-    ADDERKIT_U8_UNROLL
-    for (int p = 0; p < P; ++p) ADDERKIT_U8_UNROLL
-    for (int v = 0; v < V; ++v) sum[p][v] = _mm256_setzero_si256();
-    const int64_t step = layer.x_stride;
-    for (int64_t row = 0; row < layer.kernel_rows; ++row, x += layer.row) {
-      // Three pixels for each pointer: p, p + step, p + 2 * step are addresses of one instruction.
-      const uint8_t* at[(P + 2) / 3];
-      ADDERKIT_U8_UNROLL
-      for (int p = 0; p < P; p += 3) at[p / 3] = x + p * step;
-      for (int64_t k = 0; k < layer.run; k += depth, packed += 32 * V) {
-        Vec w[V];
-        ADDERKIT_U8_UNROLL
-        for (int v = 0; v < V; ++v) w[v] = load(packed + 32 * v);
-        ADDERKIT_U8_UNROLL
-        for (int p = 0; p < P; ++p) {
-          int64_t eight;
-          __builtin_memcpy(&eight, at[p / 3] + p % 3 * step + k, sizeof eight);
-          const Vec one = _mm256_set1_epi64x(eight);
-          ADDERKIT_U8_UNROLL
-          for (int v = 0; v < V; ++v) sum[p][v] = add(sum[p][v], _mm256_sad_epu8(one, w[v]));
-        }
-      }
-    }
-    ADDERKIT_U8_UNROLL
-    for (int p = 0; p < P; ++p) ADDERKIT_U8_UNROLL
-    for (int v = 0; v < V; ++v) {
-      const int64_t to = p * layer.filters + v * lanes;
-      finish(layer.epilogue, filter + v * lanes, sum[p][v], residual == nullptr ? nullptr : residual + to,
-             output + to);
-    }
-  }
-
-  template <int P>
-  static void convolution_tile(const SlidingLayer& layer, const int16_t* packed, const int16_t* x,
-                               int64_t filter, const uint8_t* residual, uint8_t* output) {
-    Vec sum[P];
-    ADDERKIT_U8_UNROLL
-    for (int p = 0; p < P; ++p) sum[p] = _mm256_setzero_si256();
-    const int64_t step = layer.x_stride;
-    for (int64_t row = 0; row < layer.kernel_rows; ++row, x += layer.row)
-      for (int64_t k = 0; k < layer.run; k += 2, packed += 16) {
-        const Vec w = load(packed);
-        ADDERKIT_U8_UNROLL
-        for (int p = 0; p < P; ++p) {
-          int32_t pair;
-          __builtin_memcpy(&pair, x + p * step + k, sizeof pair);
-          sum[p] = _mm256_add_epi32(sum[p], _mm256_madd_epi16(_mm256_set1_epi32(pair), w));
-        }
-      }
-    ADDERKIT_U8_UNROLL
-    for (int p = 0; p < P; ++p)
-      for (int half = 0; half < 2; ++half) {
-        const Vec wide = _mm256_cvtepi32_epi64(half == 0 ? _mm256_castsi256_si128(sum[p])
-                                                         : _mm256_extracti128_si256(sum[p], 1));
-        const int64_t to = p * layer.filters + 4 * half;
-        finish(layer.epilogue, filter + 4 * half, wide, residual == nullptr ? nullptr : residual + to,
-               output + to);
-      }
+  static void store_half_pixels(uint8_t* to, int64_t pixel, Vec v, int count) {
+    store_pixels(to, pixel, v, count);
   }
 };
 
 }  // namespace
 
-const AdderU8Kernels adder_u8_avx2 = u8_kernels_of<Avx2U8>();
+const AdderU8Kernels adder_u8_avx2 = u8_kernels_of<X86U8<Avx2Ops>>();
 
 }  // namespace adderkit

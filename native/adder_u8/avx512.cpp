@@ -1,105 +1,82 @@
-// 8 filters in a vector, a 64-bit lane each; AVX-512 F, BW (vpsadbw, vpmaddwd) and DQ. Compiled with those
-// flags alone.
+// Blocks of 16 filters; AVX-512 F, BW (vpsadbw, vpmaddwd, packing) and DQ. Compiled with those flags alone.
 #include <immintrin.h>
 
-#include "denormals.h"
-#include "kernels.h"
+#include "x86.h"
 
 namespace adderkit {
 namespace {
 
-struct Avx512U8 {
+struct Avx512Ops {
   using Vec = __m512i;
-  static constexpr int lanes = 8, depth = 8, pixels = 8, vectors = 2;
-  static constexpr int convolution_lanes = 16, convolution_pixels = 8;
-  using Scope = Denormals;
+  static constexpr int pixels = 8;
 
-  // sum + distances of 8 bytes each, 64-bit integers, as an addition of doubles (denormals.h).
-  static Vec add(Vec sum, Vec distances) {
-    return _mm512_castpd_si512(_mm512_add_pd(_mm512_castsi512_pd(sum), _mm512_castsi512_pd(distances)));
+  static Vec zero() { return _mm512_setzero_si512(); }
+  static Vec load(const void* at) { return _mm512_load_si512(at); }
+  static Vec set_64(int64_t number) { return _mm512_set1_epi64(number); }
+  static Vec set_32(int32_t number) { return _mm512_set1_epi32(number); }
+  static Vec add(Vec a, Vec b) { return _mm512_add_epi64(a, b); }
+  static Vec add_distances(Vec sum, Vec x, Vec w) {
+    return _mm512_castpd_si512(
+        _mm512_add_pd(_mm512_castsi512_pd(sum), _mm512_castsi512_pd(_mm512_sad_epu8(x, w))));
+  }
+  static Vec add_products(Vec sum, Vec x, Vec w) { return _mm512_add_epi32(sum, _mm512_madd_epi16(x, w)); }
+
+  // Of the lower halves of 64-bit lanes, signed.
+  static Vec multiply(Vec a, Vec b) { return _mm512_mul_epi32(a, b); }
+  static Vec odd(Vec v) { return _mm512_srli_epi64(v, 32); }
+  static Vec unpack_low(Vec v) { return _mm512_unpacklo_epi32(v, v); }
+  static Vec unpack_high(Vec v) { return _mm512_unpackhi_epi32(v, v); }
+  static Vec load_bytes(const uint8_t* at) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
+  }
+  static Vec load_half(const uint8_t* at) {
+    return _mm512_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(at)));
+  }
+  static Vec upper_halves(Vec a, Vec b) {
+    return _mm512_castps_si512(_mm512_shuffle_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), 0xdd));
+  }
+  static Vec upper_pairs(Vec even, Vec odd) {
+    return _mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB);
+  }
+  static Vec shift_right(Vec v, __m128i count) { return _mm512_sra_epi32(v, count); }
+  static Vec shift_left(Vec v, __m128i count) { return _mm512_sll_epi64(v, count); }
+  static Vec clamp(Vec v, Vec least, Vec most) { return _mm512_min_epi64(_mm512_max_epi64(v, least), most); }
+
+  static Vec pack_numbers(Vec a, Vec b) { return _mm512_packus_epi32(a, b); }
+  static Vec pack_words(Vec a, Vec b) { return _mm512_packus_epi16(a, b); }
+  static Vec by_pixel(Vec v) {
+    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
+                                    v);
+  }
+  static Vec max_bytes(Vec a, Vec b) { return _mm512_max_epu8(a, b); }
+  static Vec min_bytes(Vec a, Vec b) { return _mm512_min_epu8(a, b); }
+  static Vec repeat(const uint8_t* sixteen) {
+    return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(sixteen)));
   }
 
-  // Sums in 64-bit lanes to 8 bytes.
-  static void finish(const Epilogue& e, int64_t filter, Vec sum, const uint8_t* residual, uint8_t* output) {
-    Vec v = _mm512_mul_epi32(sum, _mm512_load_si512(e.multiplier + filter));
-    v = _mm512_add_epi64(v, _mm512_load_si512(e.offset + filter));
-    if (residual != nullptr) {
-      const Vec r = _mm512_cvtepu8_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(residual)));
-      v = _mm512_add_epi64(v, _mm512_mul_epi32(r, _mm512_set1_epi64(e.residual_multiplier)));
-    }
-    v = _mm512_sra_epi64(v, _mm_cvtsi32_si128(e.shift));
-    v = _mm512_max_epi64(v, _mm512_load_si512(e.low + filter));
-    v = _mm512_min_epi64(v, _mm512_load_si512(e.high + filter));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(output), _mm512_cvtepi64_epi8(v));
+  // The first `count` of four pixels, `pixel` bytes apart.
+  static void store_pixels(uint8_t* to, int64_t pixel, Vec v, int count) {
+    const auto store = [](uint8_t* at, __m128i bytes) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(at), bytes);
+    };
+    store(to, _mm512_castsi512_si128(v));
+    if (count > 1) store(to + pixel, _mm512_extracti32x4_epi32(v, 1));
+    if (count > 2) store(to + 2 * pixel, _mm512_extracti32x4_epi32(v, 2));
+    if (count > 3) store(to + 3 * pixel, _mm512_extracti32x4_epi32(v, 3));
   }
-
-  template <int P, int V>
-  static void adder_tile(const SlidingLayer& layer, const uint8_t* packed, const uint8_t* x, int64_t filter,
-                         const uint8_t* residual, uint8_t* output) {
-    Vec sum[P][V];
-    ADDERKIT_U8_UNROLL
-    for (int p = 0; p < P; ++p) ADDERKIT_U8_UNROLL
-    for (int v = 0; v < V; ++v) sum[p][v] = _mm512_setzero_si512();
-    const int64_t step = layer.x_stride;
-    for (int64_t row = 0; row < layer.kernel_rows; ++row, x += layer.row) {
-      // Three pixels for each pointer: p, p + step, p + 2 * step are addresses of one instruction.
-      const uint8_t* at[(P + 2) / 3];
-      ADDERKIT_U8_UNROLL
-      for (int p = 0; p < P; p += 3) at[p / 3] = x + p * step;
-      for (int64_t k = 0; k < layer.run; k += depth, packed += 64 * V) {
-        Vec w[V];
-        ADDERKIT_U8_UNROLL
-        for (int v = 0; v < V; ++v) w[v] = _mm512_load_si512(packed + 64 * v);
-        ADDERKIT_U8_UNROLL
-        for (int p = 0; p < P; ++p) {
-          int64_t eight;
-          __builtin_memcpy(&eight, at[p / 3] + p % 3 * step + k, sizeof eight);
-          const Vec one = _mm512_set1_epi64(eight);
-          ADDERKIT_U8_UNROLL
-          for (int v = 0; v < V; ++v) sum[p][v] = add(sum[p][v], _mm512_sad_epu8(one, w[v]));
-        }
-      }
-    }
-    ADDERKIT_U8_UNROLL
-    for (int p = 0; p < P; ++p) ADDERKIT_U8_UNROLL
-    for (int v = 0; v < V; ++v) {
-      const int64_t to = p * layer.filters + v * lanes;
-      finish(layer.epilogue, filter + v * lanes, sum[p][v], residual == nullptr ? nullptr : residual + to,
-             output + to);
-    }
-  }
-
-  template <int P>
-  static void convolution_tile(const SlidingLayer& layer, const int16_t* packed, const int16_t* x,
-                               int64_t filter, const uint8_t* residual, uint8_t* output) {
-    Vec sum[P];
-    ADDERKIT_U8_UNROLL
-    for (int p = 0; p < P; ++p) sum[p] = _mm512_setzero_si512();
-    const int64_t step = layer.x_stride;
-    for (int64_t row = 0; row < layer.kernel_rows; ++row, x += layer.row)
-      for (int64_t k = 0; k < layer.run; k += 2, packed += 32) {
-        const Vec w = _mm512_load_si512(packed);
-        ADDERKIT_U8_UNROLL
-        for (int p = 0; p < P; ++p) {
-          int32_t pair;
-          __builtin_memcpy(&pair, x + p * step + k, sizeof pair);
-          sum[p] = _mm512_add_epi32(sum[p], _mm512_madd_epi16(_mm512_set1_epi32(pair), w));
-        }
-      }
-    ADDERKIT_U8_UNROLL
-    for (int p = 0; p < P; ++p)
-      for (int half = 0; half < 2 && filter + 8 * half < layer.filters; ++half) {
-        const Vec wide = _mm512_cvtepi32_epi64(half == 0 ? _mm512_castsi512_si256(sum[p])
-                                                         : _mm512_extracti64x4_epi64(sum[p], 1));
-        const int64_t to = p * layer.filters + 8 * half;
-        finish(layer.epilogue, filter + 8 * half, wide, residual == nullptr ? nullptr : residual + to,
-               output + to);
-      }
+  static void store_half_pixels(uint8_t* to, int64_t pixel, Vec v, int count) {
+    const auto store = [](uint8_t* at, __m128i bytes) {
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(at), bytes);
+    };
+    store(to, _mm512_castsi512_si128(v));
+    if (count > 1) store(to + pixel, _mm512_extracti32x4_epi32(v, 1));
+    if (count > 2) store(to + 2 * pixel, _mm512_extracti32x4_epi32(v, 2));
+    if (count > 3) store(to + 3 * pixel, _mm512_extracti32x4_epi32(v, 3));
   }
 };
 
 }  // namespace
 
-const AdderU8Kernels adder_u8_avx512 = u8_kernels_of<Avx512U8>();
+const AdderU8Kernels adder_u8_avx512 = u8_kernels_of<X86U8<Avx512Ops>>();
 
 }  // namespace adderkit

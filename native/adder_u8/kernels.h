@@ -1,125 +1,133 @@
-// The kernels as templates over an instruction set's tiles: how rows are cut into tiles and weights packed.
+// The kernels as templates over an instruction set's tiles: how maps are cut into tiles and weights packed.
 //
-// A set `Isa` offers, for the adder layer, `lanes` filters in a vector, `depth` neighbouring channels of each
-// of them in a step, up to `pixels` x `vectors` sums in registers and
-//   adder_tile<P, V>(layer, packed, x, filter, residual, output)
-// and for the convolution `convolution_lanes` filters in a tile of up to `convolution_pixels` pixels:
-//   convolution_tile<P>(layer, packed, x, filter, residual, output)
-// Tiles make P neighbouring pixels of one row from the patch at x; V vectors, or a tile of filters, from
-// `filter` on.
+// A tile is up to `pixels` neighbouring outputs of a row for a block of `filters` filters. A set `Isa` offers
+//   Finish(layer, filter)  what the end of a block's tiles needs, kept in registers; filter: the block's
+//   first adder_tile<P>(layer, finish, packed, x, residual, output) convolution_tile<P>(...)  likewise
+// where x is the patch of the first pixel, residual (or null) and output that pixel's block. Weights of a
+// block lie as [step][lane][depth]: `depth` neighbouring channels of each filter at a time, lane `i` being
+// filter filter_of(i) of the block.
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <utility>
 
 #include "plan.h"
 
-#define ADDERKIT_U8_UNROLL _Pragma("GCC unroll 32")
+#define ADDERKIT_UNROLL_U8 _Pragma("GCC unroll 32")
+#define ADDERKIT_INLINE_U8 __attribute__((always_inline)) inline
 
 namespace adderkit {
 namespace {
 
+// The rows of one block of filters in the columns [x, x + P * tiles).
+struct Columns {
+  const uint8_t* packed;
+  int64_t filter, x, tiles;
+};
+
 template <class Isa>
 struct U8Kernels {
-  static int64_t steps_of(const SlidingLayer& layer) { return layer.kernel_rows * layer.run / Isa::depth; }
+  static int64_t padded_filters(const SlidingLayer& layer, int64_t block) {
+    return (layer.filters + block - 1) / block * block;
+  }
 
-  // Numbers [0, width) in as few tiles as there must be, all alike but for one.
+  // [0, width) in as few tiles as there must be, all alike but for one pixel: calls body(x, pixels, tiles)
+  // once or twice.
   template <class Body>
-  static void tiles(int64_t width, int64_t most, const Body& body) {
-    const int64_t count = (width + most - 1) / most;
-    for (int64_t tile = 0; tile < count; ++tile) {
-      const int64_t first = width * tile / count;
-      body(first, width * (tile + 1) / count - first);
+  static void cut(int64_t width, int64_t most, const Body& body) {
+    const int64_t tiles = (width + most - 1) / most, pixels = width / tiles, wider = width % tiles;
+    if (wider > 0) body(int64_t{0}, pixels + 1, wider);
+    body(wider * (pixels + 1), pixels, tiles - wider);
+  }
+
+  template <class Number>
+  using Block = void (*)(const SlidingLayer&, const Columns&, const Number*, const uint8_t*, uint8_t*,
+                         int64_t, int64_t);
+
+  template <int P, class Number>
+  static void block(const SlidingLayer& layer, const Columns& columns, const Number* input,
+                    const uint8_t* residual, uint8_t* output, int64_t first, int64_t last) {
+    const typename Isa::Finish finish(layer, columns.filter);
+    for (int64_t y = first; y < last; ++y) {
+      const Number* x = input + y * layer.row_stride + columns.x * layer.x_stride;
+      const int64_t at = columns.x * layer.filters + columns.filter;
+      const uint8_t* r = residual == nullptr ? nullptr : residual + y * layer.residual_row + at;
+      uint8_t* out = output + y * layer.out_row + at;
+      for (int64_t tile = 0; tile < columns.tiles; ++tile) {
+        if constexpr (sizeof(Number) == 1)
+          Isa::template adder_tile<P>(layer, finish, columns.packed, x, r, out);
+        else
+          Isa::template convolution_tile<P>(layer, finish, columns.packed, x, r, out);
+        x += P * layer.x_stride;
+        if (r != nullptr) r += P * layer.filters;
+        out += P * layer.filters;
+      }
     }
   }
 
-  // ---- adder: packed [block of vectors][step][vector][lane][depth]
-
-  using AdderTile = void (*)(const SlidingLayer&, const uint8_t*, const uint8_t*, int64_t, const uint8_t*,
-                             uint8_t*);
-
-  template <int V, size_t... P>
-  static constexpr std::array<AdderTile, sizeof...(P)> adder_tiles(std::index_sequence<P...>) {
-    return {&Isa::template adder_tile<static_cast<int>(P) + 1, V>...};
+  template <class Number, size_t... P>
+  static Block<Number> block_of(int64_t pixels, std::index_sequence<P...>) {
+    static constexpr Block<Number> table[] = {&block<static_cast<int>(P) + 1, Number>...};
+    return table[pixels - 1];
   }
 
-  template <size_t... V>
-  static AdderTile adder_tile(int64_t pixels, int64_t vectors, std::index_sequence<V...>) {
-    static constexpr std::array<AdderTile, Isa::pixels> table[] = {
-        adder_tiles<static_cast<int>(V) + 1>(std::make_index_sequence<Isa::pixels>())...};
-    return table[vectors - 1][static_cast<size_t>(pixels - 1)];
+  template <class Number>
+  static void rows(const SlidingLayer& layer, const uint8_t* packed, int64_t block_bytes, const Number* input,
+                   const uint8_t* residual, uint8_t* output, int64_t first, int64_t last) {
+    [[maybe_unused]] const typename Isa::Scope scope;
+    for (int64_t filter = 0; filter < layer.filters; filter += Isa::filters, packed += block_bytes)
+      cut(layer.out_width, Isa::pixels, [&](int64_t x, int64_t pixels, int64_t tiles) {
+        block_of<Number>(pixels, std::make_index_sequence<Isa::pixels>())(
+            layer, {packed, filter, x, tiles}, input, residual, output, first, last);
+      });
+  }
+
+  static int64_t adder_block(const SlidingLayer& layer) {
+    return Isa::filters * layer.kernel_rows * layer.run;
   }
 
   static int64_t adder_bytes(const SlidingLayer& layer) {
-    return layer.filters * layer.kernel_rows * layer.run;
+    return padded_filters(layer, Isa::filters) * layer.kernel_rows * layer.run;
   }
 
   static void pack_adder(const SlidingLayer& layer, const uint8_t* weight, int64_t filters, uint8_t* packed) {
-    constexpr int64_t L = Isa::lanes, D = Isa::depth;
-    const int64_t steps = steps_of(layer), vectors = layer.filters / L;
-    for (int64_t first = 0; first < vectors; first += Isa::vectors) {
-      const int64_t V = std::min<int64_t>(Isa::vectors, vectors - first);
+    constexpr int64_t D = Isa::depth;
+    const int64_t steps = layer.kernel_rows * layer.run / D;
+    for (int64_t first = 0; first < layer.filters; first += Isa::filters)
       for (int64_t step = 0; step < steps; ++step)
-        for (int64_t lane = 0; lane < V * L; ++lane, packed += D) {
-          const int64_t filter = first * L + lane;
+        for (int64_t lane = 0; lane < Isa::filters; ++lane, packed += D) {
+          const int64_t filter = first + Isa::filter_of(lane);
           if (filter < filters)
             std::memcpy(packed, weight + (filter * steps + step) * D, D);
           else
             std::memset(packed, 0, D);
         }
-    }
   }
 
   static void adder(const SlidingLayer& layer, const uint8_t* packed, const uint8_t* input,
                     const uint8_t* residual, uint8_t* output, int64_t first, int64_t last) {
-    constexpr int64_t L = Isa::lanes;
-    const int64_t steps = steps_of(layer), vectors = layer.filters / L;
-    [[maybe_unused]] const typename Isa::Scope scope;
-    for (int64_t vector = 0; vector < vectors; vector += Isa::vectors) {
-      const int64_t V = std::min<int64_t>(Isa::vectors, vectors - vector);
-      const uint8_t* weight = packed + vector * L * steps * Isa::depth;
-      for (int64_t y = first; y < last; ++y)
-        tiles(layer.out_width, Isa::pixels, [&](int64_t x, int64_t pixels) {
-          const int64_t at = x * layer.filters + vector * L;
-          adder_tile(pixels, V, std::make_index_sequence<Isa::vectors>())(
-              layer, weight, input + y * layer.row_stride + x * layer.x_stride, vector * L,
-              residual == nullptr ? nullptr : residual + y * layer.residual_row + at,
-              output + y * layer.out_row + at);
-        });
-    }
+    rows(layer, packed, adder_block(layer), input, residual, output, first, last);
   }
 
-  // ---- convolution: packed [tile of filters][filter row][pair of numbers][lane][2], int16
-
-  using ConvolutionTile = void (*)(const SlidingLayer&, const int16_t*, const int16_t*, int64_t,
-                                   const uint8_t*, uint8_t*);
-
-  template <size_t... P>
-  static ConvolutionTile convolution_tile(int64_t pixels, std::index_sequence<P...>) {
-    static constexpr ConvolutionTile table[] = {&Isa::template convolution_tile<static_cast<int>(P) + 1>...};
-    return table[pixels - 1];
-  }
-
+  // A convolution's steps are pairs of int16; an odd filter row ends with a weight of 0. Filters in order.
   static int64_t pairs_of(const SlidingLayer& layer) { return (layer.run + 1) / 2; }
+  static int64_t convolution_block(const SlidingLayer& layer) {
+    return Isa::filters * layer.kernel_rows * pairs_of(layer) * 4;
+  }
 
   static int64_t convolution_bytes(const SlidingLayer& layer) {
-    constexpr int64_t L = Isa::convolution_lanes;
-    return (layer.filters + L - 1) / L * L * layer.kernel_rows * pairs_of(layer) * 4;
+    return padded_filters(layer, Isa::filters) * layer.kernel_rows * pairs_of(layer) * 4;
   }
 
   static void pack_convolution(const SlidingLayer& layer, const int8_t* weight, int64_t filters,
                                uint8_t* packed) {
-    constexpr int64_t L = Isa::convolution_lanes;
-    const int64_t pairs = pairs_of(layer);
     int16_t* to = reinterpret_cast<int16_t*>(packed);
-    for (int64_t first = 0; first < layer.filters; first += L)
+    for (int64_t first = 0; first < layer.filters; first += Isa::filters)
       for (int64_t row = 0; row < layer.kernel_rows; ++row)
-        for (int64_t pair = 0; pair < pairs; ++pair)
-          for (int64_t lane = 0; lane < L; ++lane)
+        for (int64_t pair = 0; pair < pairs_of(layer); ++pair)
+          for (int64_t filter = first; filter < first + Isa::filters; ++filter)
             for (int64_t k = 2 * pair; k < 2 * pair + 2; ++k) {
-              const int64_t filter = first + lane;
               const bool is_there = filter < filters && k < layer.run;
               *to++ = is_there ? weight[(filter * layer.kernel_rows + row) * layer.run + k] : int16_t{0};
             }
@@ -127,19 +135,7 @@ struct U8Kernels {
 
   static void convolution(const SlidingLayer& layer, const uint8_t* packed, const int16_t* input,
                           const uint8_t* residual, uint8_t* output, int64_t first, int64_t last) {
-    constexpr int64_t L = Isa::convolution_lanes;
-    const int64_t numbers = layer.kernel_rows * pairs_of(layer) * 2;
-    for (int64_t filter = 0; filter < layer.filters; filter += L) {
-      const int16_t* weight = reinterpret_cast<const int16_t*>(packed) + filter * numbers;
-      for (int64_t y = first; y < last; ++y)
-        tiles(layer.out_width, Isa::convolution_pixels, [&](int64_t x, int64_t pixels) {
-          const int64_t at = x * layer.filters + filter;
-          convolution_tile(pixels, std::make_index_sequence<Isa::convolution_pixels>())(
-              layer, weight, input + y * layer.row_stride + x * layer.x_stride, filter,
-              residual == nullptr ? nullptr : residual + y * layer.residual_row + at,
-              output + y * layer.out_row + at);
-        });
-    }
+    rows(layer, packed, convolution_block(layer), input, residual, output, first, last);
   }
 };
 

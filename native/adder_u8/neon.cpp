@@ -1,4 +1,4 @@
-// 8 filters in a vector of 16-bit sums; Advanced SIMD, the baseline of AArch64.
+// Blocks of 16 filters; Advanced SIMD, the baseline of AArch64.
 #include <arm_neon.h>
 
 #include "kernels.h"
@@ -7,120 +7,149 @@ namespace adderkit {
 namespace {
 
 struct NeonU8 {
-  static constexpr int lanes = 8, depth = 2, pixels = 6, vectors = 2;
-  static constexpr int convolution_lanes = 8, convolution_pixels = 4;
+  static constexpr int filters = 16, depth = 2, pixels = 6;
   struct Scope {};
+  static int64_t filter_of(int64_t lane) { return lane; }
 
-  static int64x2_t wide(const int64_t* numbers, int64_t index) { return vld1q_s64(numbers + index); }
-  static int32x2_t narrow(const int64_t* numbers, int64_t index) { return vmovn_s64(wide(numbers, index)); }
+  class Finish {
+   public:
+    Finish(const SlidingLayer& layer, int64_t filter)
+        : epilogue_(layer.epilogue),
+          filter_(filter),
+          pixel_(layer.filters),
+          is_whole_(layer.filters - filter >= filters) {}
 
-  // 4 sums to 4 numbers of a byte each.
-  static int32x4_t finish_four(const Epilogue& e, int64_t filter, int32x4_t sum, int32x4_t residual) {
-    const auto two = [&](int64_t at, int32x2_t s, int32x2_t r) {
-      int64x2_t v = vmlal_s32(wide(e.offset, at), s, narrow(e.multiplier, at));
-      v = vmlal_s32(v, r, vdup_n_s32(static_cast<int32_t>(e.residual_multiplier)));
+    // Of the sums of one pixel; a block that is not whole has 8 filters.
+    void operator()(const int32x4_t (&sum)[4], int p, const uint8_t* residual, uint8_t* output) const {
+      const int64_t to = p * pixel_;
+      eight(0, sum[0], sum[1], residual == nullptr ? nullptr : residual + to, output + to);
+      if (is_whole_)
+        eight(8, sum[2], sum[3], residual == nullptr ? nullptr : residual + to + 8, output + to + 8);
+    }
+
+   private:
+    static int32x2_t narrow(const int64_t* numbers) { return vmovn_s64(vld1q_s64(numbers)); }
+    static int32x4_t narrow_four(const int64_t* numbers) {
+      return vcombine_s32(narrow(numbers), narrow(numbers + 2));
+    }
+
+    int32x2_t two(int64_t at, int32x2_t sum, int32x2_t residual) const {
+      int64x2_t v = vmlal_s32(vld1q_s64(epilogue_.offset + at), sum, narrow(epilogue_.multiplier + at));
+      v = vmlal_s32(v, residual, vdup_n_s32(static_cast<int32_t>(epilogue_.residual_multiplier)));
       // Saturating to 32 bits leaves the order of numbers, and so the clamp, as it is.
-      return vqmovn_s64(vshlq_s64(v, vdupq_n_s64(-int64_t{e.shift})));
-    };
-    const int32x4_t v = vcombine_s32(two(filter, vget_low_s32(sum), vget_low_s32(residual)),
-                                     two(filter + 2, vget_high_s32(sum), vget_high_s32(residual)));
-    const int32x4_t low = vcombine_s32(narrow(e.low, filter), narrow(e.low, filter + 2));
-    const int32x4_t high = vcombine_s32(narrow(e.high, filter), narrow(e.high, filter + 2));
-    return vminq_s32(vmaxq_s32(v, low), high);
-  }
+      return vqmovn_s64(vshlq_s64(v, vdupq_n_s64(-int64_t{epilogue_.shift})));
+    }
+    uint16x4_t four(int64_t at, int32x4_t sum, uint16x4_t residual) const {
+      const int32x4_t r = vreinterpretq_s32_u32(vmovl_u16(residual));
+      const int32x4_t v = vcombine_s32(two(at, vget_low_s32(sum), vget_low_s32(r)),
+                                       two(at + 2, vget_high_s32(sum), vget_high_s32(r)));
+      const int32x4_t least = vmaxq_s32(v, narrow_four(epilogue_.low + at));
+      return vmovn_u32(vreinterpretq_u32_s32(vminq_s32(least, narrow_four(epilogue_.high + at))));
+    }
+    void eight(int64_t offset, int32x4_t first, int32x4_t second, const uint8_t* residual,
+               uint8_t* output) const {
+      const uint16x8_t r = residual == nullptr ? vdupq_n_u16(0) : vmovl_u8(vld1_u8(residual));
+      const int64_t at = filter_ + offset;
+      vst1_u8(output, vmovn_u16(vcombine_u16(four(at, first, vget_low_u16(r)),
+                                             four(at + 4, second, vget_high_u16(r)))));
+    }
 
-  static void finish(const Epilogue& e, int64_t filter, int32x4_t first, int32x4_t second,
-                     const uint8_t* residual, uint8_t* output) {
-    const uint16x8_t r = residual == nullptr ? vdupq_n_u16(0) : vmovl_u8(vld1_u8(residual));
-    const int32x4_t a = finish_four(e, filter, first, vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(r))));
-    const int32x4_t b =
-        finish_four(e, filter + 4, second, vreinterpretq_s32_u32(vmovl_u16(vget_high_u16(r))));
-    const uint16x8_t both =
-        vcombine_u16(vmovn_u32(vreinterpretq_u32_s32(a)), vmovn_u32(vreinterpretq_u32_s32(b)));
-    vst1_u8(output, vmovn_u16(both));
-  }
+    const Epilogue& epilogue_;
+    int64_t filter_, pixel_;
+    bool is_whole_;
+  };
 
-  // A 16-bit sum takes 510 a step: so many steps until it is added to the 32-bit one.
+  // 16-bit sums of 8 filters take 510 a step; after so many steps they are added to the 32-bit ones.
   static constexpr int64_t most_steps = 65535 / 510;
 
-  template <int P, int V>
-  static void adder_tile(const SlidingLayer& layer, const uint8_t* packed, const uint8_t* x, int64_t filter,
-                         const uint8_t* residual, uint8_t* output) {
-    uint32x4_t total[P][V][2];
-    uint16x8_t sum[P][V];
-    ADDERKIT_U8_UNROLL
-    for (int p = 0; p < P; ++p) ADDERKIT_U8_UNROLL
-    for (int v = 0; v < V; ++v) {
-      total[p][v][0] = total[p][v][1] = vdupq_n_u32(0);
-      sum[p][v] = vdupq_n_u16(0);
-    }
-    const auto collect = [&] {
-      ADDERKIT_U8_UNROLL
-      for (int p = 0; p < P; ++p) ADDERKIT_U8_UNROLL
-      for (int v = 0; v < V; ++v) {
-        total[p][v][0] = vaddw_u16(total[p][v][0], vget_low_u16(sum[p][v]));
-        total[p][v][1] = vaddw_high_u16(total[p][v][1], sum[p][v]);
-        sum[p][v] = vdupq_n_u16(0);
+  template <int P>
+  struct Sums {
+    uint16x8_t now[P][2];
+    uint32x4_t total[P][4];
+
+    void clear() {
+      ADDERKIT_UNROLL_U8
+      for (int p = 0; p < P; ++p) {
+        now[p][0] = now[p][1] = vdupq_n_u16(0);
+        total[p][0] = total[p][1] = total[p][2] = total[p][3] = vdupq_n_u32(0);
       }
-    };
+    }
+    void collect() {
+      ADDERKIT_UNROLL_U8
+      for (int p = 0; p < P; ++p) {
+        ADDERKIT_UNROLL_U8
+        for (int v = 0; v < 2; ++v) {
+          total[p][2 * v] = vaddw_u16(total[p][2 * v], vget_low_u16(now[p][v]));
+          total[p][2 * v + 1] = vaddw_high_u16(total[p][2 * v + 1], now[p][v]);
+          now[p][v] = vdupq_n_u16(0);
+        }
+      }
+    }
+  };
+
+  template <int P>
+  ADDERKIT_INLINE_U8 static void adder_tile(const SlidingLayer& layer, const Finish& finish,
+                                            const uint8_t* packed, const uint8_t* x, const uint8_t* residual,
+                                            uint8_t* output) {
+    Sums<P> sums;
+    sums.clear();
     const int64_t step = layer.x_stride;
     int64_t room = most_steps;
-    for (int64_t row = 0; row < layer.kernel_rows; ++row, x += layer.row)
+    for (int64_t row = layer.kernel_rows; row > 0; --row, x += layer.row)
       for (int64_t k = 0; k < layer.run;) {
         const int64_t end = std::min(layer.run, k + room * depth);
         room -= (end - k) / depth;
-        for (; k < end; k += depth, packed += 16 * V) {
-          uint8x16_t w[V];
-          ADDERKIT_U8_UNROLL
-          for (int v = 0; v < V; ++v) w[v] = vld1q_u8(packed + 16 * v);
-          ADDERKIT_U8_UNROLL
+        for (; k < end; k += depth, packed += 32) {
+          const uint8x16_t w[2] = {vld1q_u8(packed), vld1q_u8(packed + 16)};
+          ADDERKIT_UNROLL_U8
           for (int p = 0; p < P; ++p) {
             const uint8x16_t two =
                 vreinterpretq_u8_u16(vld1q_dup_u16(reinterpret_cast<const uint16_t*>(x + p * step + k)));
-            ADDERKIT_U8_UNROLL
-            for (int v = 0; v < V; ++v) sum[p][v] = vpadalq_u8(sum[p][v], vabdq_u8(two, w[v]));
+            sums.now[p][0] = vpadalq_u8(sums.now[p][0], vabdq_u8(two, w[0]));
+            sums.now[p][1] = vpadalq_u8(sums.now[p][1], vabdq_u8(two, w[1]));
           }
         }
         if (room == 0) {
-          collect();
+          sums.collect();
           room = most_steps;
         }
       }
-    collect();
-    ADDERKIT_U8_UNROLL
-    for (int p = 0; p < P; ++p) ADDERKIT_U8_UNROLL
-    for (int v = 0; v < V; ++v) {
-      const int64_t to = p * layer.filters + v * lanes;
-      finish(layer.epilogue, filter + v * lanes, vreinterpretq_s32_u32(total[p][v][0]),
-             vreinterpretq_s32_u32(total[p][v][1]), residual == nullptr ? nullptr : residual + to,
-             output + to);
+    sums.collect();
+    ADDERKIT_UNROLL_U8
+    for (int p = 0; p < P; ++p) {
+      const uint32x4_t* total = sums.total[p];
+      const int32x4_t sum[4] = {vreinterpretq_s32_u32(total[0]), vreinterpretq_s32_u32(total[1]),
+                                vreinterpretq_s32_u32(total[2]), vreinterpretq_s32_u32(total[3])};
+      finish(sum, p, residual, output);
     }
   }
 
   template <int P>
-  static void convolution_tile(const SlidingLayer& layer, const int16_t* packed, const int16_t* x,
-                               int64_t filter, const uint8_t* residual, uint8_t* output) {
-    int32x4_t sum[P][2];
-    ADDERKIT_U8_UNROLL
-    for (int p = 0; p < P; ++p) sum[p][0] = sum[p][1] = vdupq_n_s32(0);
+  ADDERKIT_INLINE_U8 static void convolution_tile(const SlidingLayer& layer, const Finish& finish,
+                                                  const uint8_t* packed, const int16_t* x,
+                                                  const uint8_t* residual, uint8_t* output) {
+    int32x4_t sum[P][4];
+    ADDERKIT_UNROLL_U8
+    for (int p = 0; p < P; ++p) sum[p][0] = sum[p][1] = sum[p][2] = sum[p][3] = vdupq_n_s32(0);
+    const int16_t* weight = reinterpret_cast<const int16_t*>(packed);
     const int64_t step = layer.x_stride;
-    for (int64_t row = 0; row < layer.kernel_rows; ++row, x += layer.row)
-      for (int64_t k = 0; k < layer.run; k += 2, packed += 16) {
-        const int16x8x2_t w = vld2q_s16(packed);
-        ADDERKIT_U8_UNROLL
-        for (int p = 0; p < P; ++p) ADDERKIT_U8_UNROLL
-        for (int i = 0; i < 2; ++i) {
-          const int16_t value = x[p * step + k + i];
-          sum[p][0] = vmlal_n_s16(sum[p][0], vget_low_s16(w.val[i]), value);
-          sum[p][1] = vmlal_high_n_s16(sum[p][1], w.val[i], value);
+    for (int64_t row = layer.kernel_rows; row > 0; --row, x += layer.row)
+      for (int64_t k = 0; k < layer.run; k += 2, weight += 32) {
+        const int16x8x2_t first = vld2q_s16(weight), second = vld2q_s16(weight + 16);
+        ADDERKIT_UNROLL_U8
+        for (int p = 0; p < P; ++p) {
+          ADDERKIT_UNROLL_U8
+          for (int i = 0; i < 2; ++i) {
+            const int16_t value = x[p * step + k + i];
+            sum[p][0] = vmlal_n_s16(sum[p][0], vget_low_s16(first.val[i]), value);
+            sum[p][1] = vmlal_high_n_s16(sum[p][1], first.val[i], value);
+            sum[p][2] = vmlal_n_s16(sum[p][2], vget_low_s16(second.val[i]), value);
+            sum[p][3] = vmlal_high_n_s16(sum[p][3], second.val[i], value);
+          }
         }
       }
-    ADDERKIT_U8_UNROLL
-    for (int p = 0; p < P; ++p) {
-      const int64_t to = p * layer.filters;
-      finish(layer.epilogue, filter, sum[p][0], sum[p][1], residual == nullptr ? nullptr : residual + to,
-             output + to);
-    }
+    ADDERKIT_UNROLL_U8
+    for (int p = 0; p < P; ++p) finish(sum[p], p, residual, output);
   }
 };
 

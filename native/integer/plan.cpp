@@ -14,9 +14,30 @@ int64_t round_up(int64_t number, int64_t step) {
 // An int16 copy for a convolution is made for so many rows at a time that it stays in the first-level cache.
 constexpr int64_t widened_bytes = 16 << 10;
 
+constexpr int64_t most_result = int64_t{1} << 62;
+
 void fill_pixels(uint8_t* to, int64_t pixels, const TensorPlan& tensor) {
   for (int64_t i = 0; i < pixels; ++i, to += tensor.padded_channels)
     std::memcpy(to, tensor.pad.data(), tensor.pad.size());
+}
+
+// By how many bits more a layer may shift, its multipliers and offsets being multiplied by as much: kernels
+// are fastest where the result is in the upper half of 64 bits. 0 where a shift by 32 can't be had so.
+int extra_shift(const Layer& layer, int64_t largest_sum) {
+  if (layer.shift >= 32) return 0;
+  const int up = 32 - layer.shift;
+  const auto fits = [up](int64_t number, int64_t limit) {
+    return (number < 0 ? -number : number) <= limit >> up;
+  };
+  if (!fits(layer.residual_multiplier, INT32_MAX)) return 0;
+  for (size_t o = 0; o < layer.multiplier.size(); ++o) {
+    const int64_t multiplier = layer.multiplier[o], size = multiplier < 0 ? -multiplier : multiplier;
+    int64_t largest;
+    if (!fits(multiplier, INT32_MAX) || __builtin_mul_overflow(size, largest_sum, &largest) ||
+        !fits(largest, most_result / 4) || !fits(layer.offset[o], most_result / 4))
+      return 0;
+  }
+  return up;
 }
 
 }  // namespace
@@ -146,12 +167,15 @@ void Plan::State::plan_layer(LayerPlan* plan, const Layer& layer) {
   sliding.row_stride = layer.stride[0] * sliding.row;
   sliding.x_stride = layer.stride[1] * pixel;
 
+  const int up =
+      extra_shift(layer, terms * layer.channels * 255 * (layer.kind == LayerKind::adder ? 1 : 128));
   const int64_t filters = round_up(layer.out_channels, filter_step);
   plan->epilogue = aligned<int64_t>(4 * filters);
   int64_t* const multiplier = plan->epilogue.get();
+  const int64_t factor = int64_t{1} << up;
   for (int64_t o = 0; o < layer.out_channels; ++o) {
-    multiplier[o] = layer.multiplier[static_cast<size_t>(o)];
-    multiplier[filters + o] = layer.offset[static_cast<size_t>(o)];
+    multiplier[o] = layer.multiplier[static_cast<size_t>(o)] * factor;
+    multiplier[filters + o] = layer.offset[static_cast<size_t>(o)] * factor;
     multiplier[2 * filters + o] = layer.low;
     multiplier[3 * filters + o] = layer.high;
   }
@@ -159,8 +183,8 @@ void Plan::State::plan_layer(LayerPlan* plan, const Layer& layer) {
                       multiplier + filters,
                       multiplier + 2 * filters,
                       multiplier + 3 * filters,
-                      layer.residual_multiplier,
-                      layer.shift};
+                      layer.residual_multiplier * factor,
+                      layer.shift + up};
 }
 
 // Filters as the kernels of the active instruction set want them; kept for the next call.
