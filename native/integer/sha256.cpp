@@ -34,15 +34,16 @@ void Sha256::block(const uint8_t* bytes) {
   }
   uint32_t s[8];
   std::memcpy(s, state_, sizeof s);
-  for (int t = 0; t < 64; ++t) {
-    const uint32_t one = s[7] + (turned(s[4], 6) ^ turned(s[4], 11) ^ turned(s[4], 25)) +
-                         ((s[4] & s[5]) ^ (~s[4] & s[6])) + constants[t] + w[t];
-    const uint32_t two = (turned(s[0], 2) ^ turned(s[0], 13) ^ turned(s[0], 22)) +
-                         ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]));
-    std::memmove(s + 1, s, 7 * sizeof s[0]);
-    s[4] += one;
-    s[0] = one + two;
-  }
+  for (int t = 0; t < 64; t += 8)
+    for (int k = 0; k < 8; ++k) {  // instead of moving the eight words on, their names move
+      const auto word = [&](int index) -> uint32_t& { return s[(index - k) & 7]; };
+      const uint32_t a = word(0), e = word(4);
+      word(7) += (turned(e, 6) ^ turned(e, 11) ^ turned(e, 25)) + ((e & word(5)) ^ (~e & word(6))) +
+                 constants[t + k] + w[t + k];
+      word(3) += word(7);
+      word(7) += (turned(a, 2) ^ turned(a, 13) ^ turned(a, 22)) +
+                 ((a & word(1)) ^ (a & word(2)) ^ (word(1) & word(2)));
+    }
   for (int k = 0; k < 8; ++k) state_[k] += s[k];
 }
 

@@ -134,9 +134,7 @@ class Net:
         return f"<Net {self.name!r} of {self.dataset!r}: uint8 {size}, {len(self.classes)} classes{state}>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "a Net can't be pickled or copied: it is memory of the native library; send its path, and load it"
-        )
+        raise TypeError("a Net can't be pickled or copied, being native memory: send its path and load it there")
 
     def _alive(self) -> Handle:
         if self._handle is None:
