@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-_ORDER, _AUGMENT = 0, 1  # keep the two random streams of an epoch apart
+from adderkit.data.crops import WORDS
+
+_ORDER, _AUGMENT, _CROP = 0, 1, 2  # keep the random streams of an epoch apart
 
 
 def _bits(*key: int, count: int) -> NDArray[np.uint64]:
@@ -30,6 +32,11 @@ def draws(count: int, padding: int, flip: bool, *, seed: int, epoch: int, step: 
     bits = _bits(seed, epoch, _AUGMENT, step, count=3 * count).reshape(3, count)
     ranges = np.array([2 * padding + 1, 2 * padding + 1, 2 if flip else 1], dtype=np.uint64)
     return (bits % ranges[:, None]).astype(np.int64)
+
+
+def crop_words(count: int, *, seed: int, epoch: int, step: int) -> NDArray[np.uint64]:
+    """Random words of the resized crops of one batch, shape (count, WORDS): a row per image."""
+    return _bits(seed, epoch, _CROP, step, count=count * WORDS).reshape(count, WORDS)
 
 
 def crop_flip(images: Tensor, choices: Tensor, padding: int) -> Tensor:

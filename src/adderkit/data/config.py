@@ -29,16 +29,22 @@ class DataConfig(Options):
     """Images that can't be used: end the run, or leave them out, which decodes every image once more at the start."""
     image_size: int | None = Field(default=None, ge=1, le=8192)
     """Resize the shorter side to this many pixels, then crop the centre square; default: images as they are."""
+    resize: int | None = Field(default=None, ge=1, le=8192)
+    """Shorter side before the centre square of `image_size` is cut; default: the same, 8/7 of it for resized crops."""
+    augmentation: Literal["crop", "resized_crop"] = "crop"
+    """Training images: shifted by up to `crop_padding` | a random window of 8 to 100 % of the area, as for ImageNet."""
+    normalisation: Literal["own", "imagenet"] = "own"
+    """By the set's own mean and deviation | by those that published ImageNet networks expect."""
     train_rows: str | None = None
     """Slice START:STOP of the training images, counted from 0."""
     test_rows: str | None = None
     """Slice START:STOP of the test images, counted from 0."""
     crop_padding: int | None = Field(default=None, ge=0)
-    """Random crop after padding with this many zeros; default: an eighth of the shorter side, 0 for none."""
+    """Random shift after padding with this many zeros; default: an eighth of the shorter side, 0 for none."""
     flip: bool | None = None
     """Random horizontal flip of training images; default: all sources but digits."""
     workers: int = Field(default=2, ge=0, le=256)
-    """Processes that decode the images of sets beyond the memory limit; 0: the training's own."""
+    """Processes that decode images of sets beyond the memory limit, and cut resized crops; 0: the training's own."""
     memory_limit_mb: int = Field(default=2048, ge=0)
     """Sets whose decoded images fit in so many MiB are held as one tensor on the device."""
 
@@ -68,6 +74,31 @@ class DataConfig(Options):
         if "train" in info.data and (test is None) != (info.data["train"] is None):
             raise ValueError(f"goes with `train` (={info.data['train']}): give both or neither")
         return test
+
+    @field_validator("resize")
+    @classmethod
+    def _covers(cls, resize: int | None, info: ValidationInfo) -> int | None:
+        if resize is not None and "image_size" in info.data:
+            size = info.data["image_size"]
+            if size is None:
+                raise ValueError("needs `image_size`, the side of the square that is cut")
+            if resize < size:
+                raise ValueError(f"must be >= `image_size` (={size}), the side of the square that is cut")
+        return resize
+
+    @field_validator("augmentation")
+    @classmethod
+    def _has_a_size(cls, augmentation: str, info: ValidationInfo) -> str:
+        if augmentation == "resized_crop" and info.data.get("image_size", 0) is None:
+            raise ValueError("needs `image_size`, the side of the images that it makes")
+        return augmentation
+
+    @field_validator("crop_padding")
+    @classmethod
+    def _pads(cls, padding: int | None, info: ValidationInfo) -> int | None:
+        if padding is not None and info.data.get("augmentation") == "resized_crop":
+            raise ValueError("not used by `augmentation` (=resized_crop)")
+        return padding
 
     @field_validator("train_rows", "test_rows")
     @classmethod

@@ -9,6 +9,7 @@ than 89 million pixels. `docs/bad-input.md` lists it all.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import BinaryIO
 
 import numpy as np
@@ -33,6 +34,10 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
+Size = int | tuple[int, int] | Callable[[Image.Image], Image.Image] | None
+"""What is done to a decoded image: (height, width) that a bilinear resize just covers, of which the centre is kept; a
+number is that of a square, so the length of the shorter side. Or any other way (`adderkit.data.crops`). None: nothing.
+"""
 _REMEDY = "mend or remove it, or set `data.on_bad_image` to skip"
 
 
@@ -73,13 +78,12 @@ def channels(image: Image.Image) -> int:
     raise Unsupported(f"pixels of the mode {image.mode}; convert the image to RGB or grey")
 
 
-def decode(image: Image.Image, size: int | tuple[int, int] | None = None) -> NDArray[np.uint8]:
+def decode(image: Image.Image, size: Size = None) -> NDArray[np.uint8]:
     """Pixels of an opened image.
 
     Args:
         image: As `open_image` gives it.
-        size: (height, width) that a bilinear resize just covers, of which the centre is kept; a number: that of a
-            square, so the length of the shorter side. None: as it is.
+        size: What is done to it.
 
     Returns:
         Shape (H, W, C), uint8, C = 1 (grey) or 3 (RGB).
@@ -99,8 +103,10 @@ def decode(image: Image.Image, size: int | tuple[int, int] | None = None) -> NDA
         image = image.convert(target)
     if turn is not None:
         image = image.transpose(turn)
-    if size is not None:
-        image = _fit(image, size)
+    if callable(size):
+        image = size(image)
+    elif size is not None:
+        image = fit(image, size)
     pixels = np.asarray(image)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
@@ -127,7 +133,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
-def _fit(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
+def fit(image: Image.Image, size: int | tuple[int, int], option: str = "image_size") -> Image.Image:
+    """Resizes until `size` is just covered, and keeps the centre; `option` names `size` in messages."""
     height, width = (size, size) if isinstance(size, int) else size
     if image.width * height < image.height * width:
         covering = width, max(height, round(image.height * width / image.width))
@@ -136,7 +143,7 @@ def _fit(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
     if covering != image.size:
         if covering[0] * covering[1] > MAX_PIXELS:
             raise Unsupported(
-                f"too narrow: its {image.width}x{image.height} pixels are {covering[0]}x{covering[1]} at `image_size`"
+                f"too narrow: its {image.width}x{image.height} pixels are {covering[0]}x{covering[1]} at `{option}`"
                 f" (={size})"
             )
         image = image.resize(covering, Image.Resampling.BILINEAR)
@@ -153,7 +160,7 @@ def with_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]
     return np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
 
 
-def read(raw: RawSplit, row: int, size: int | tuple[int, int] | None) -> NDArray[np.uint8]:
+def read(raw: RawSplit, row: int, size: Size) -> NDArray[np.uint8]:
     """Opens and decodes one image of a split; shape (H, W, C), uint8, as `decode`.
 
     Raises:

@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 
 from adderkit.data import registry, sift, stream
 from adderkit.data.config import DataConfig
-from adderkit.data.image import mixed_sizes, read
+from adderkit.data.crops import CentreCrop
+from adderkit.data.image import Size, mixed_sizes, read
 from adderkit.data.raw import RawData, RawSplit
 from adderkit.data.split import Preparation, Split
-from adderkit.data.tensors import TensorSplit, decode_all, expand
+from adderkit.data.tensors import TensorSplit, decode_all, expand, hold
 
 _SAMPLE = 2048  # images that the statistics of a streamed set come from: 300 MB at 224x224
+# Mean and deviation of ImageNet's training images as torchvision's and nearly all published networks have them.
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CHUNK = 1024  # images counted at once: bincount makes int64 of them, eight times their size
 
 
@@ -67,7 +70,8 @@ def load(config: DataConfig, device: torch.device | str = "cpu") -> ImageData:
     Of larger sets every header is read now; a file broken further on is found, and named, when it is decoded. With
     `config.on_bad_image` (=skip) every image is decoded once before that, whatever the size of the set. Mean and
     deviation, unless published with the set, are exact over the training images of the former, and over 2,048 evenly
-    spaced ones of the latter.
+    spaced ones of the latter. Resized crops need images of their own sizes: training images are held so, or streamed,
+    and mean and deviation are over the centres of 2,048 of them.
 
     Args:
         config: The options.
@@ -90,7 +94,7 @@ def load(config: DataConfig, device: torch.device | str = "cpu") -> ImageData:
     train = _select(raw.train, config.train_rows, "train_rows")
     test = _select(raw.test, config.test_rows, "test_rows")
     _check_labels(raw.classes, train, test)
-    size = config.image_size
+    size = _size(config)
     skipped: list[sift.Skipped] = []
     if config.on_bad_image == "skip":
         train, bad_train = sift.sift(train, "train", size, raw.classes, config.workers)
@@ -101,29 +105,44 @@ def load(config: DataConfig, device: torch.device | str = "cpu") -> ImageData:
     if first[:2] != other[:2]:
         raise mixed_sizes(train.where(0), first[1::-1], test.where(0), other[1::-1])
     height, width = first[:2]
-    in_memory = 3 * height * width * (len(train) + len(test)) <= config.memory_limit_mb * 2**20
-    if in_memory:
-        pixels = [decode_all(split, size) for split in splits]
-        channels = max(p.shape[1] for p in pixels)
-        pixels = [expand(p, channels) for p in pixels]
-        mean, std = _statistics(raw, channels, pixels[0])
-    else:
-        pixels = []
-        channels = max(stream.scan(split, config.workers, same_size=size is None) for split in splits)
-        sample = np.linspace(0, len(train) - 1, min(len(train), _SAMPLE)).round().astype(np.int64)
-        mean, std = _statistics(raw, channels, expand(decode_all(train.take(sample), size), channels))
     padding = (min(height, width) + 4) // 8 if config.crop_padding is None else config.crop_padding
     if padding > max(height, width):
         raise ValueError(f"`crop_padding` (={padding}) must be at most {max(height, width)}, the side of the images")
     flip = raw.flip if config.flip is None else config.flip
-    how = Preparation(padding, flip, mean, std)
-    made: list[Split] = (
-        [TensorSplit(p, split.labels, how, device) for p, split in zip(pixels, splits, strict=True)]
-        if in_memory
-        else [stream.StreamSplit(s, size, channels, config.workers, how, device) for s in splits]
-    )
+    resizes = config.augmentation == "resized_crop"
+    limit = config.memory_limit_mb * 2**20
+    if not resizes and 3 * height * width * (len(train) + len(test)) <= limit:
+        pixels = [decode_all(split, size) for split in splits]
+        channels = max(p.shape[1] for p in pixels)
+        pixels = [expand(p, channels) for p in pixels]
+        mean, std = _given_statistics(config, raw, channels) or _statistics(pixels[0])
+        how = Preparation(padding, flip, mean, std)
+        made: list[Split] = [TensorSplit(p, s.labels, how, device) for p, s in zip(pixels, splits, strict=True)]
+    else:
+        headers = [stream.scan(split, config.workers, same_size=size is None) for split in splits]
+        channels = max(found.channels for found in headers)
+        is_held = resizes and 3 * (headers[0].pixels + height * width * len(test)) <= limit
+        if is_held:
+            train = hold(train)
+        mean, std = _given_statistics(config, raw, channels) or _statistics(_sample(train, size, channels))
+        how = Preparation(0 if resizes else padding, flip, mean, std, resizes)
+        made = [stream.StreamSplit(s, size, width, channels, config.workers, how, device) for s in (train, test)]
+        if is_held:
+            made[1] = TensorSplit(expand(decode_all(test, size), channels), test.labels, how, device)
     name = config.label or raw.name
     return ImageData(name, raw.classes, channels, height, width, mean, std, *made, skipped=tuple(skipped))
+
+
+def _size(config: DataConfig) -> Size:
+    """What is done to all images but those that are cut at random."""
+    if config.image_size is None or (config.augmentation == "crop" and config.resize is None):
+        return config.image_size
+    return CentreCrop(config.image_size, config.resize or round(config.image_size * 256 / 224))
+
+
+def _sample(train: RawSplit, size: Size, channels: int) -> NDArray[np.uint8]:
+    rows = np.linspace(0, len(train) - 1, min(len(train), _SAMPLE)).round().astype(np.int64)
+    return expand(decode_all(train.take(rows), size), channels)
 
 
 def _is_unwritable(name: str) -> bool:
@@ -155,14 +174,26 @@ def _check_labels(classes: tuple[str, ...], *splits: RawSplit) -> None:
             )
 
 
-def _statistics(raw: RawData, channels: int, pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel: the published ones, or exact over uint8 (N, C, H, W) `pixels`."""
+_Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def _given_statistics(config: DataConfig, raw: RawData, channels: int) -> _Statistics | None:
+    """Mean and standard deviation per channel, where they are known without looking."""
+    if config.normalisation == "imagenet":
+        if channels != 3:
+            raise ValueError("`normalisation` (=imagenet) is of colour images, but these are grey: set it to own")
+        return _IMAGENET
     if raw.mean is not None and raw.std is not None and len(raw.mean) == channels:
         return raw.mean, raw.std
+    return None
+
+
+def _statistics(pixels: NDArray[np.uint8]) -> _Statistics:
+    """Mean and standard deviation per channel, exact over uint8 (N, C, H, W)."""
     values = np.arange(256)
     means: list[float] = []
     stds: list[float] = []
-    for channel in range(channels):
+    for channel in range(pixels.shape[1]):
         counts = np.zeros(256, np.int64)
         for start in range(0, len(pixels), _CHUNK):
             counts += np.bincount(pixels[start : start + _CHUNK, channel].ravel(), minlength=256)

@@ -29,7 +29,7 @@ class Skipped(NamedTuple):
 
 
 def sift(
-    raw: RawSplit, part: str, size: int | None, classes: Sequence[str], workers: int
+    raw: RawSplit, part: str, size: image.Size, classes: Sequence[str], workers: int
 ) -> tuple[RawSplit, list[Skipped]]:
     """Decodes every image once and leaves out those that can't be used.
 
@@ -38,7 +38,7 @@ def sift(
     Args:
         raw: The split.
         part: `train` or `test`.
-        size: As `DataConfig.image_size`.
+        size: What is done to each image.
         classes: Their names.
         workers: Threads.
 

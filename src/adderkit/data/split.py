@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +18,16 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Preparation:
-    """How stored images become inputs of a network: padding of the random crop, flip, normalisation."""
+    """How stored images become inputs of a network: padding of the random crop, flip, normalisation.
+
+    `resizes`: training images are random windows of the decoded ones, resized (`crops.ResizedCrop`).
+    """
 
     padding: int
     flip: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resizes: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,16 @@ class Split(ABC):
         return len(self.labels)
 
     @abstractmethod
-    def _read(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[Tensor]:
-        """For each array of row numbers the images, uint8 (N, C, H, W) on the device."""
+    def _read(
+        self, batches: Sequence[NDArray[np.int64]], words: Iterable[NDArray[np.uint64]] | None = None
+    ) -> Iterator[Tensor]:
+        """For each array of row numbers the images, uint8 (N, C, H, W) on the device.
+
+        Args:
+            batches: Row numbers.
+            words: For each of these arrays the words of its images' resized crops, (N, WORDS); None: images as they
+                are, fitted to the network's size.
+        """
 
     def steps(self, batch_size: int) -> int:
         """Training batches per epoch: whole ones only.
@@ -160,11 +172,14 @@ class Split(ABC):
         start: int,
     ) -> Batches:
         how = self._preparation
-        for index, (rows, images) in enumerate(zip(batches, self._read(batches), strict=True)):
+        places = [(start + index // len(pieces), pieces[index % len(pieces)]) for index in range(len(batches))]
+        words = None
+        if how.resizes:  # drawn as batches are asked for: of a whole epoch of ImageNet they would be 400 MB
+            words = (augment.crop_words(batch_size, seed=seed, epoch=epoch, step=step)[piece] for step, piece in places)
+        for rows, images, (step, piece) in zip(batches, self._read(batches, words), places, strict=True):
             if how.padding or how.flip:
-                step, part = start + index // len(pieces), index % len(pieces)
                 choices = augment.draws(batch_size, how.padding, how.flip, seed=seed, epoch=epoch, step=step)
-                mine = torch.from_numpy(choices[:, pieces[part]]).to(self._device)
+                mine = torch.from_numpy(choices[:, piece]).to(self._device)
                 images = augment.crop_flip(images, mine, how.padding)
             yield self._normalised(images), self._labels(rows)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,22 +15,29 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from adderkit.data import image
+from adderkit.data.crops import ResizedCrop
 from adderkit.data.raw import RawSplit
 from adderkit.data.split import Preparation, Split
 
 _CHUNK = 1024
 
 
-def scan(raw: RawSplit, workers: int, same_size: bool) -> int:
+class Headers(NamedTuple):
+    """What the headers of a split say together."""
+
+    channels: int
+    """that hold all images: 3 if any has colour, else 1"""
+    pixels: int
+    """of all images"""
+
+
+def scan(raw: RawSplit, workers: int, same_size: bool) -> Headers:
     """Reads the header of every image.
 
     Args:
         raw: The split.
         workers: Threads.
         same_size: Refuse images of different sizes.
-
-    Returns:
-        Channels that hold all images: 3 if any has colour, else 1.
 
     Raises:
         ValueError: Something that is no image, or images of different sizes; the message names them.
@@ -39,39 +48,41 @@ def scan(raw: RawSplit, workers: int, same_size: bool) -> int:
         return [image.header(raw, i) for i in rows]
 
     first = image.header(raw, 0)
-    channels, row = 1, 0
+    channels, pixels, row = 1, 0, 0
     with ThreadPoolExecutor(max(1, workers)) as pool:
         try:
             for headers in pool.map(chunk, range(0, len(raw), _CHUNK)):
                 for width, height, colours in headers:
                     if same_size and (width, height) != first[:2]:
                         raise image.mixed_sizes(raw.where(0), first[:2], raw.where(row), (width, height))
-                    channels = max(channels, colours)
-                    row += 1
+                    channels, pixels, row = max(channels, colours), pixels + width * height, row + 1
         finally:
             pool.shutdown(cancel_futures=True)
-    return channels
+    return Headers(channels, pixels)
 
 
-def read_rows(
-    raw: RawSplit, rows: Sequence[int] | NDArray[np.int64], size: int | None, channels: int
-) -> NDArray[np.uint8]:
-    """Decodes some images; shape (N, C, H, W), uint8, grey ones repeated where C = 3."""
-    images = [image.read(raw, int(i), size) for i in rows]
+def read_rows(raw: RawSplit, rows: NDArray[np.int64], sizes: Sequence[image.Size], channels: int) -> NDArray[np.uint8]:
+    """Decodes some images, each fitted in its own way; shape (N, C, H, W), uint8, grey ones repeated where C = 3."""
+    images = [image.read(raw, int(i), size) for i, size in zip(rows, sizes, strict=True)]
     same = [np.broadcast_to(one, (*one.shape[:2], channels)) for one in images]
     return np.stack(same).transpose(0, 3, 1, 2)
 
 
 class _Batches(Dataset[Tensor | ValueError]):
-    """Decodes the rows of a whole batch. A broken image comes back as its error: DataLoader would bury the message
-    that names the file in the traceback of a worker."""
+    """Decodes the rows of a whole batch, with the words of their resized crops where there are any.
 
-    def __init__(self, raw: RawSplit, size: int | None, channels: int) -> None:
-        self._raw, self._size, self._channels = raw, size, channels
+    A broken image comes back as its error: DataLoader would bury the message that names the file in the traceback of a
+    worker.
+    """
 
-    def __getitem__(self, rows: NDArray[np.int64]) -> Tensor | ValueError:
+    def __init__(self, raw: RawSplit, size: image.Size, side: int, channels: int) -> None:
+        self._raw, self._size, self._side, self._channels = raw, size, side, channels
+
+    def __getitem__(self, batch: tuple[NDArray[np.int64], NDArray[np.uint64] | None]) -> Tensor | ValueError:
+        rows, words = batch
+        sizes = [self._size] * len(rows) if words is None else [ResizedCrop(self._side, own) for own in words]
         try:
-            return torch.from_numpy(read_rows(self._raw, rows, self._size, self._channels))
+            return torch.from_numpy(read_rows(self._raw, rows, sizes, self._channels))
         except ValueError as error:
             return ValueError(str(error))
 
@@ -101,7 +112,8 @@ class StreamSplit(Split):
 
     Args:
         raw: The images.
-        size: As `DataConfig.image_size`.
+        size: What is done to images as they are.
+        side: Of resized crops, in pixels.
         channels: 1 or 3, as `scan` found.
         workers: Decoding processes; 0: the caller's own.
         preparation: What is done to each batch.
@@ -111,20 +123,24 @@ class StreamSplit(Split):
     def __init__(
         self,
         raw: RawSplit,
-        size: int | None,
+        size: image.Size,
+        side: int,
         channels: int,
         workers: int,
         preparation: Preparation,
         device: torch.device,
     ) -> None:
         super().__init__(raw.labels, preparation, device)
-        self._images = _Batches(raw, size, channels)
+        self._images = _Batches(raw, size, side, channels)
         self._workers = workers
 
-    def _read(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[Tensor]:
+    def _read(
+        self, batches: Sequence[NDArray[np.int64]], words: Iterable[NDArray[np.uint64]] | None = None
+    ) -> Iterator[Tensor]:
+        keys: Any = zip(batches, repeat(None) if words is None else words, strict=False)
         loader: DataLoader[Tensor | ValueError] = DataLoader(
             self._images,
-            sampler=batches,  # type: ignore[arg-type]  # an index may be anything that the data set takes: here, rows
+            sampler=keys,  # an index may be anything that the data set takes
             batch_size=None,
             num_workers=self._workers,
             # The sources hold open files and closures, which other ways to start a worker would have to pickle.

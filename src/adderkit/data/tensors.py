@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from adderkit.data import image
@@ -21,7 +22,7 @@ _CHUNK = 256  # images per task, so that a task lasts 30 ms or more
 _THREADS_FROM_PIXELS = 100 * 100
 
 
-def decode_all(raw: RawSplit, size: int | None) -> NDArray[np.uint8]:
+def decode_all(raw: RawSplit, size: image.Size) -> NDArray[np.uint8]:
     """Decodes a split, with all cores where images are large.
 
     Returns:
@@ -30,29 +31,43 @@ def decode_all(raw: RawSplit, size: int | None) -> NDArray[np.uint8]:
     Raises:
         ValueError: A broken image, or images of different sizes; the message names them.
     """
+    first = image.read(raw, 0, size)
+    height, width, channels = first.shape
+    pixels = np.empty((len(raw), height, width, channels), np.uint8)
+    for row, one in enumerate(_decoded(raw, size, height * width)):
+        if one.shape[:2] != (height, width):
+            raise image.mixed_sizes(raw.where(0), (width, height), raw.where(row), one.shape[1::-1])
+        if one.shape[2] > pixels.shape[3]:  # the first image with colour in a set so far grey
+            pixels = np.repeat(pixels, 3, axis=3)
+        pixels[row] = one
+    return pixels.transpose(0, 3, 1, 2)
+
+
+def hold(raw: RawSplit) -> RawSplit:
+    """The same split with every image decoded, held in memory at its own size.
+
+    Raises:
+        ValueError: A broken image; the message names it.
+    """
+    first = image.read(raw, 0, None)
+    pixels = [one.squeeze(2) if one.shape[2] == 1 else one for one in _decoded(raw, None, first.size // first.shape[2])]
+    return RawSplit(raw.labels, lambda i: Image.fromarray(pixels[i]), raw.where)
+
+
+def _decoded(raw: RawSplit, size: image.Size, area: int) -> Iterator[NDArray[np.uint8]]:
+    """All images in order, by threads where they are of `area` pixels or so and that is many."""
 
     def chunk(start: int) -> list[NDArray[np.uint8]]:
         rows = range(start, min(start + _CHUNK, len(raw)))
         return [image.read(raw, i, size) for i in rows]
 
-    first = image.read(raw, 0, size)
-    height, width, channels = first.shape
-    pixels = np.empty((len(raw), height, width, channels), np.uint8)
-    threads = (os.cpu_count() or 1) if height * width >= _THREADS_FROM_PIXELS else 1
+    threads = (os.cpu_count() or 1) if area >= _THREADS_FROM_PIXELS else 1
     with ThreadPoolExecutor(threads) as pool:
-        row = 0
         try:
             for decoded in pool.map(chunk, range(0, len(raw), _CHUNK)):
-                for one in decoded:
-                    if one.shape[:2] != (height, width):
-                        raise image.mixed_sizes(raw.where(0), (width, height), raw.where(row), one.shape[1::-1])
-                    if one.shape[2] > pixels.shape[3]:  # the first image with colour in a set so far grey
-                        pixels = np.repeat(pixels, 3, axis=3)
-                    pixels[row] = one
-                    row += 1
+                yield from decoded
         finally:
             pool.shutdown(cancel_futures=True)
-    return pixels.transpose(0, 3, 1, 2)
 
 
 def expand(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
@@ -63,7 +78,8 @@ def expand(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
 
 
 class TensorSplit(Split):
-    """A split held in memory.
+    """A split held in memory, every image at the network's size: for test images, and training images that need no
+    resized crop.
 
     Args:
         pixels: Shape (N, C, H, W), uint8.
@@ -82,6 +98,10 @@ class TensorSplit(Split):
         super().__init__(labels, preparation, device)
         self._images = torch.from_numpy(pixels).to(device)
 
-    def _read(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[Tensor]:
+    def _read(
+        self, batches: Sequence[NDArray[np.int64]], words: Iterable[NDArray[np.uint64]] | None = None
+    ) -> Iterator[Tensor]:
+        if words is not None:
+            raise ValueError("images held at one size can't be cut anew")
         for rows in batches:
             yield self._images[torch.from_numpy(rows).to(self._device)]
