@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adderkit.quant.calibration import calibrate
-from adderkit.quant.file import encode, write
+from adderkit.quant.file import encode, read, write
 from adderkit.quant.folding import to_integers
 from adderkit.quant.fusing import fuse
 from adderkit.quant.network import IntegerLayer, IntegerNetwork
@@ -21,6 +21,7 @@ __all__ = [
     "encode",
     "fuse",
     "quantize",
+    "read",
     "to_integers",
     "write",
     "write_vectors",

@@ -1,4 +1,4 @@
-"""Writes an integer network as `net.adk`: safetensors with a checked header."""
+"""An integer network as `net.adk`: safetensors with a checked header. The runtime's parser is the one that reads it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adderkit import runtime
 from adderkit.quant.network import IntegerLayer, IntegerNetwork
 from adderkit.train.files import write_atomically
 
 FORMAT, VERSION = "adderkit-integer-network", "1"
 _DTYPES = {"uint8": "U8", "int8": "I8", "int32": "I32", "int64": "I64"}
+_PARTS = ("weight", "multiplier", "offset", "pad")
+_FACTS = ("name", "dataset", "classes", "channels", "height", "width", "bits", "multiplier_free", "logit_shift")
 _NO_DIGEST = "0" * 64
 
 
@@ -26,6 +29,25 @@ def write(network: IntegerNetwork, path: Path) -> None:
     """
     content = encode(network)
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def read(path: Path) -> IntegerNetwork:
+    """Reads a file back, for the reference and for tools; what it was not read with is in `notes`.
+
+    Raises:
+        ValueError, ImportError: as `runtime.load`.
+    """
+    with runtime.load(path) as net:
+        arrays = net.arrays()
+        facts = dict(net.header)
+    layers = tuple(_read_layer(index, layer, arrays) for index, layer in enumerate(facts.pop("layers")))
+    given = {key: facts.pop(key) for key in _FACTS}
+    return IntegerNetwork(**(given | {"classes": tuple(given["classes"])}), layers=layers, notes=facts)
+
+
+def _read_layer(index: int, facts: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> IntegerLayer:
+    pairs = {key: tuple(facts[key]) for key in ("kernel", "stride", "padding")}
+    return IntegerLayer(**(facts | pairs), **{part: arrays.get(f"{index}.{part}") for part in _PARTS})
 
 
 def encode(network: IntegerNetwork) -> bytes:
@@ -85,7 +107,7 @@ def _arrays(network: IntegerNetwork) -> dict[str, NDArray[Any]]:
     found = {
         f"{index}.{key}": array
         for index, layer in enumerate(network.layers)
-        for key in ("weight", "multiplier", "offset", "pad")
+        for key in _PARTS
         if (array := getattr(layer, key)) is not None
     }
     return dict(sorted(found.items(), key=lambda item: -item[1].itemsize))
