@@ -93,19 +93,20 @@ def _corrected(
     simulation: Simulation, index: int, integers: dict[int, Tensor], exact: Tensor, residual: Tensor | None
 ) -> Tensor:
     """A layer's output from integers, after its scale and bias were fitted to the exact output, channel by channel."""
-    fused, layer = simulation.network.layers[index], simulation.layers[index]
+    fused = simulation.network.layers[index]
     x, added = integers[fused.input], integers.get(fused.residual)
     if fused.weight is None:
         return simulation.real(index, x)
+    layer = simulation.layer(index)
     sums = simulation.sums(index, x)
     own = exact if residual is None else exact - residual
     centred = sums - (mean := sums.mean((0, 2, 3), keepdim=True))
     slope = (centred * own).mean((0, 2, 3)) / centred.square().mean((0, 2, 3)).clamp(min=1e-30)
-    ratio = slope / layer.scale
-    ratio = torch.where(ratio.isfinite(), ratio, 1.0).clamp(1 / _STEEPEST, _STEEPEST)
-    layer.scale.mul_(ratio)
+    ratio = slope / layer.unit
+    layer.gain.copy_(torch.where(ratio.isfinite(), ratio, 1.0).clamp(1 / _STEEPEST, _STEEPEST))
+    layer.centre = mean.flatten()
     target = exact if added is None else exact - simulation.dequantised(fused.residual, added)
-    layer.bias.copy_(target.mean((0, 2, 3)) - simulation.scale(index) * mean.flatten())
+    layer.level.copy_(target.mean((0, 2, 3)))
     return simulation.real(index, x, added)
 
 

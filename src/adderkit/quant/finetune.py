@@ -1,9 +1,7 @@
 """Fine-tuning of a simulation: the network learns to live with its integers.
 
-Filters, scales and biases are trained with SGD and the adaptive local rate of adder layers, as in training; steps and
-zeros stay. Rounding passes gradients straight through. BatchNorm is part of scale and bias by now. The loss is the cross
-entropy with the float network's own answer: its probabilities know more than the labels, and the integers are to agree
-with it.
+Filters, gains and levels are trained with SGD and the adaptive local rate of adder layers, as in training; steps and
+zeros stay, and rounding passes gradients straight through.
 """
 
 from __future__ import annotations
@@ -12,12 +10,17 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adderkit.data import ImageData
 from adderkit.quant.simulation import Simulation
 from adderkit.train import AdaptiveLocalRate
+
+BATCH = 64
+_LR, _ETA, _MOMENTUM = 0.05, 0.1, 0.9
+_LABELS = 0.5  # share of the labels in the loss; the rest is the float network's own answer
+_TOLD = 25  # steps between two notes
 
 
 def finetune(
@@ -25,50 +28,51 @@ def finetune(
     teacher: nn.Module,
     data: ImageData,
     epochs: int,
-    lr: float,
-    eta: float,
-    batch_size: int = 128,
-    seed: int = 0,
-    label_share: float = 0.5,
-    max_steps: int | None = None,
+    images: Tensor,
     note: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Trains a calibrated simulation in place and leaves it in evaluation mode."""
-    filters = [layer.weight for layer in simulation.layers if layer.fused.op == "adder"]
-    others = [
-        p
-        for layer in simulation.layers
-        for n, p in layer.named_parameters()
-        if not (n == "weight" and layer.fused.op == "adder")
-    ]
-    optimizer = torch.optim.SGD(
-        [{"params": filters, "lr": lr}, {"params": others, "lr": lr * 0.1}], lr=lr, momentum=0.9
-    )
-    AdaptiveLocalRate(filters, eta=eta).attach(optimizer)
-    steps = epochs * data.train.steps(batch_size)
-    if max_steps:
-        steps = min(steps, max_steps)
-    mean, std = simulation.mean.float()[:, None, None], simulation.std.float()[:, None, None]
+    """Trains a calibrated simulation in place and leaves it in evaluation mode.
+
+    Args:
+        simulation: calibrated.
+        teacher: the float network, in evaluation mode.
+        data: the training images, BATCH of them or more.
+        epochs: passes over them, >= 1.
+        images: uint8 (N, C, H, W), that the layers' centres are taken from at the end.
+        note: told of the loss.
+
+    Raises:
+        ValueError: fewer training images than BATCH; a loss that is no number.
+    """
+    optimizer = torch.optim.SGD(simulation.parameters(), lr=_LR, momentum=_MOMENTUM)
+    filters = [simulation.layer(i).weight for i, layer in enumerate(simulation.network.layers) if layer.op == "adder"]
+    AdaptiveLocalRate(filters, eta=_ETA).attach(optimizer)
+    mean, std = (value.float()[:, None, None] for value in (simulation.mean, simulation.std))
+    steps = data.train.steps(BATCH)
     simulation.train()
-    step = 0
-    run = 0.0
+    losses: list[float] = []
     for epoch in range(epochs):
-        for images, labels in data.train.batches(batch_size, seed=seed, epoch=epoch):
-            for group, base in zip(optimizer.param_groups, (lr, lr * 0.1)):
-                group["lr"] = base * (1 + math.cos(math.pi * step / steps)) / 2
+        for step, (normalised, labels) in enumerate(data.train.batches(BATCH, seed=0, epoch=epoch), epoch * steps):
+            optimizer.param_groups[0]["lr"] = _LR * (1 + math.cos(math.pi * step / (epochs * steps))) / 2
             with torch.no_grad():
-                taught = teacher(images).softmax(1)
-            logits = simulation((images * std + mean) * 255)
-            loss = label_share * F.cross_entropy(logits, labels) + (1 - label_share) * F.cross_entropy(logits, taught)
+                taught = teacher(normalised).softmax(1)
+            logits = simulation(((normalised * std + mean) * 255).round())
+            loss = _LABELS * F.cross_entropy(logits, labels) + (1 - _LABELS) * F.cross_entropy(logits, taught)
+            if not loss.isfinite():
+                raise ValueError(f"fine-tuning diverged at step {step}: the loss is {loss.item()}")
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            run = 0.98 * run + 0.02 * loss.item() if step else loss.item()
-            step += 1
-            if step % 20 == 0:
-                note(f"{step} {run:.4f}")
-            if step >= steps:
-                break
-        if step >= steps:
-            break
+            losses.append(loss.item())
+            if len(losses) == _TOLD:
+                note(f"step {step + 1} of {epochs * steps}: loss {sum(losses) / _TOLD:.4f}")
+                losses.clear()
+    recentre(simulation, images)
+
+
+@torch.no_grad()
+def recentre(simulation: Simulation, images: Tensor) -> None:
+    """Takes every layer's centre from these images, and leaves the simulation in evaluation mode."""
+    simulation.train()
+    simulation(images)
     simulation.eval()

@@ -100,18 +100,22 @@ def _layer(simulation: Simulation, index: int, logit_shift: int) -> IntegerLayer
 
 def _adder(simulation: Simulation, index: int) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float64]]:
     """Filters, factor of the sums and constant, in real numbers: `y = -scale * (step * sum + rest) + bias`."""
-    fused, layer = simulation.network.layers[index], simulation.layers[index]
+    fused, layer = simulation.network.layers[index], simulation.layer(index)
     step, zero, high = float(simulation.step[fused.input]), simulation.zero[fused.input], simulation.high[fused.input]
     far = layer.weight.double().numpy() / step + zero
     near = np.floor(np.clip(far, 0, high) + 0.5)
     rest = step * np.abs(far - np.clip(far, 0, high)).sum((1, 2, 3))
     scale = simulation.scale(index).double().numpy()
-    return near.astype(np.uint8), -scale * step, layer.bias.double().numpy() - scale * rest
+    return (
+        near.astype(np.uint8),
+        -scale * step,
+        layer.level.double().numpy() - scale * (rest + layer.centre.double().numpy()),
+    )
 
 
 def _convolution(simulation: Simulation, index: int) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float64]]:
     """Alike: `y = scale * weight_step * (sum - sum of filter * zero) + bias`."""
-    fused, layer = simulation.network.layers[index], simulation.layers[index]
+    fused, layer = simulation.network.layers[index], simulation.layer(index)
     weight = layer.weight.double()
     if fused.input == 0:
         weight = weight / (255 * simulation.std[:, None, None])
@@ -121,8 +125,9 @@ def _convolution(simulation: Simulation, index: int) -> tuple[NDArray[Any], NDAr
         step = float(simulation.step[fused.input])
     steps = simulation.weight_steps(index).double()
     near = torch.floor(weight / steps[:, None, None, None] + 0.5).clamp(-WEIGHT_HIGH, WEIGHT_HIGH)
-    factor = simulation.scale(index).double() * steps * step
-    constant = layer.bias.double() - factor * (near.sum((2, 3)) * zeros).sum(1)
+    scale = simulation.scale(index).double()
+    factor = scale * steps * step
+    constant = layer.level.double() - factor * (near.sum((2, 3)) * zeros).sum(1) - scale * layer.centre.double()
     return near.to(torch.int8).numpy(), factor.numpy(), constant.numpy()
 
 

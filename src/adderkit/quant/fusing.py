@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,7 @@ class _Done:
     tensor: int
     shape: tuple[int, int, int]
     is_non_negative: bool
+    pooling: Tensor | None = None  # (positions there, positions of the tensor): an average that the classifier folds in
 
 
 class _Fuser:
@@ -107,7 +109,7 @@ class _Fuser:
         raise Refused(f"it uses the tensor `{node.target}`; {_ALLOWED}")
 
     def _module(self, node: fx.Node, module: nn.Module) -> _Open | _Done:
-        name, source = str(node.target), self._source(node)
+        name, who, source = str(node.target), _caller(node), self._source(node)
         if isinstance(module, (Adder2d, nn.Conv2d)):
             return self._operator(name, module, source)
         if isinstance(module, nn.Linear):
@@ -115,14 +117,14 @@ class _Fuser:
         if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)):
             return self._norm(node, name, module)
         if isinstance(module, nn.ReLU):
-            return self._relu(node, name, in_place=module.inplace)
+            return self._relu(node, who, in_place=module.inplace)
         if isinstance(module, nn.MaxPool2d):
             facts = (module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
             return self._max_pool(name, source, *facts)
         if isinstance(module, (nn.AdaptiveAvgPool2d, nn.AvgPool2d)):
-            return self._average_pool(node, name)
+            return self._average_pool(node, who)
         if isinstance(module, nn.Flatten):
-            return self._flat(node, name)
+            return self._flat(node, who)
         if isinstance(module, (nn.Identity, nn.Dropout, nn.Dropout2d)):
             return self._values[source]
         raise Refused(f"module `{name}` is a {type(module).__name__}; {_ALLOWED}")
@@ -175,6 +177,9 @@ class _Fuser:
         if padding[0] >= kernel[0] or padding[1] >= kernel[1]:
             raise Refused(f"module `{name}` has `padding` (={padding}) that is not smaller than its kernel {kernel}")
         stride = (module.stride[0], module.stride[1])
+        value = self._values[source]
+        if isinstance(value, _Done) and value.pooling is not None and kind == "convolution":
+            return self._pooled_operator(name, module, value, kernel, padding)
         x = self._tensor(source)
         if kind == "adder" and x.tensor == 0:
             raise Refused(f"module `{name}` is an adder layer that reads the images; the first must be a Conv2d")
@@ -186,6 +191,19 @@ class _Fuser:
         bias = torch.zeros_like(ones) if module.bias is None else module.bias.detach().double().clone()
         shape = (len(weight), rows, columns)
         return _Open(kind, name, x.tensor, weight, ones, bias, shape, kernel, stride, padding)
+
+    def _pooled_operator(
+        self, name: str, module: nn.Conv2d, x: _Done, kernel: tuple[int, int], padding: tuple[int, int]
+    ) -> _Open:
+        """A convolution over a whole map that was averaged to its size: the averaging goes into its filters."""
+        assert x.pooling is not None
+        if kernel != x.shape[1:] or padding != (0, 0):
+            raise Refused(f"module `{name}` reads an average pool to {x.shape[1:]}, but not the whole of it at once")
+        inner = self._layers[x.tensor - 1].shape if x.tensor else self._image
+        weight = (module.weight.detach().double().flatten(2) @ x.pooling).unflatten(2, inner[1:])
+        ones = torch.ones(len(weight), dtype=torch.float64)
+        bias = torch.zeros_like(ones) if module.bias is None else module.bias.detach().double().clone()
+        return _Open("convolution", name, x.tensor, weight, ones, bias, (len(weight), 1, 1), (inner[1], inner[2]))
 
     def _linear(self, name: str, module: nn.Linear, source: fx.Node) -> _Open:
         x = self._tensor(source)
@@ -201,7 +219,7 @@ class _Fuser:
         value = self._values[self._source(node)]
         if not isinstance(value, _Open) or value.tensor is not None or value.residual >= 0:
             raise Refused(f"module `{name}` normalises what is no layer's own output")
-        self._check_alone(self._source(node), name)
+        self._check_alone(self._source(node), f"module `{name}`")
         if norm.running_mean is None or norm.running_var is None:
             raise Refused(f"module `{name}` has no running statistics")
         factor = (norm.running_var.double() + norm.eps).rsqrt()
@@ -261,6 +279,11 @@ class _Fuser:
     def _average_pool(self, node: fx.Node, name: str) -> _Done:
         x = self._tensor(self._source(node))
         before, after = self._source(node).meta[VALUE], node.meta[VALUE]
+        if before.dim() == after.dim() == 4 and node.target is F.adaptive_avg_pool2d and after[0, 0].numel() > 1:
+            positions = math.prod(x.shape[1:])
+            basis = torch.eye(positions, dtype=torch.float64).view(positions, 1, *x.shape[1:])
+            pooled = F.adaptive_avg_pool2d(basis, tuple(after.shape[2:]))
+            return _Done(x.tensor, (x.shape[0], *after.shape[2:]), x.is_non_negative, pooled.flatten(1).T)
         if after.numel() != before.shape[:2].numel() or not torch.allclose(
             after.flatten(), before.mean((2, 3)).flatten()
         ):
@@ -306,6 +329,8 @@ class _Fuser:
         if isinstance(value, _Open):
             value = _Done(value.tensor, value.shape, False) if value.tensor is not None else self._close(value, False)
             self._values[node] = value
+        if value.pooling is not None:
+            raise Refused(f"an average pool to {value.shape[1:]} can only be read by the classifier, as a Conv2d")
         return value
 
     def _source(self, node: fx.Node) -> fx.Node:

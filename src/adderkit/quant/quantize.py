@@ -19,10 +19,12 @@ from adderkit.data import ImageData, Split
 from adderkit.data.augment import normalise
 from adderkit.quant import file, reference
 from adderkit.quant.calibration import calibrate
+from adderkit.quant.finetune import finetune
 from adderkit.quant.folding import to_integers
 from adderkit.quant.fusing import fuse
 from adderkit.quant.network import IntegerNetwork
 from adderkit.quant.options import QuantizeOptions
+from adderkit.quant.simulation import Simulation
 from adderkit.train.environment import commit
 
 Runner = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -69,6 +71,9 @@ def quantize(
     images = calibration_images(data.train, options.calibration_images)
     note(f"calibrating on {len(images)} training images")
     simulation, largest = calibrate(fused, images, info.mean, info.std, options.bits, options.multiplier_free)
+    if options.finetune_epochs:
+        finetune(simulation, network, data, options.finetune_epochs, images, note)
+        largest = max(largest, largest_logit(simulation, images))
     notes: dict[str, Any] = {
         "source": {
             "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
@@ -79,7 +84,7 @@ def quantize(
         }
     }
     integers = to_integers(simulation, info, largest, notes)
-    rows = np.arange(len(data.test) if _has_runtime() else min(len(data.test), _REFERENCE_IMAGES))
+    rows = np.arange(len(data.test) if native.library() is not None else min(len(data.test), _REFERENCE_IMAGES))
     note(f"comparing on {len(rows)} test images")
     scores = {
         "float_top1": top1(_float_runner(network, info), data.test, rows),
@@ -95,6 +100,12 @@ def calibration_images(split: Split, count: int) -> Tensor:
     return torch.cat([images.cpu() for images, _ in split.uint8_batches(_BATCH, rows)])
 
 
+@torch.no_grad()
+def largest_logit(simulation: Simulation, images: Tensor) -> float:
+    """The largest magnitude among the logits of some images."""
+    return max(simulation(part).abs().max().item() for part in images.split(_BATCH))
+
+
 def top1(run: Runner, split: Split, rows: NDArray[np.int64] | None = None) -> float:
     """The share of a split's images that a network gets right."""
     correct = count = 0
@@ -105,12 +116,8 @@ def top1(run: Runner, split: Split, rows: NDArray[np.int64] | None = None) -> fl
     return correct / count
 
 
-def _has_runtime() -> bool:
-    return hasattr(native.library(), "adderkit_net_parse")
-
-
 def _runner(network: IntegerNetwork) -> Runner:
-    if _has_runtime():
+    if native.library() is not None:
         return runtime.parse(file.encode(network))
     return lambda images: reference.run(network, images)
 

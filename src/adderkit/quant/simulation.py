@@ -7,6 +7,7 @@ In training mode the same numbers are computed in real units, where the surrogat
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,19 +22,26 @@ Seen = Callable[[int, Tensor], None]
 
 
 class Layer(nn.Module):
-    """What a layer learns: filters, and the scale and bias that its epilogue applies.
+    """What a layer learns: `y = scale * (op - centre) + level`, with `scale = gain * unit`.
+
+    The parts of a BatchNorm, but for the variance, which stays in `unit`. In training mode `centre` is the batch's mean:
+    an adder layer's outputs drift by many times their deviation when its filters move a little.
 
     Args:
-        fused: the layer in real numbers.
+        fused: the layer in real numbers, not a pool.
     """
+
+    unit: Tensor
+    centre: Tensor
 
     def __init__(self, fused: FusedLayer) -> None:
         super().__init__()
-        self.fused = fused
-        if fused.weight is not None and fused.scale is not None and fused.bias is not None:
-            self.weight = nn.Parameter(fused.weight.float())
-            self.scale = nn.Parameter(fused.scale.float())
-            self.bias = nn.Parameter(fused.bias.float())
+        assert fused.weight is not None and fused.scale is not None and fused.bias is not None
+        self.weight = nn.Parameter(fused.weight.float())
+        self.gain = nn.Parameter(torch.ones(len(fused.weight)))
+        self.level = nn.Parameter(fused.bias.float())
+        self.register_buffer("unit", fused.scale.float())
+        self.register_buffer("centre", torch.zeros(len(fused.weight)))
 
 
 class Simulation(nn.Module):
@@ -55,7 +63,9 @@ class Simulation(nn.Module):
         super().__init__()
         self.network, self.bits, self.multiplier_free = network, bits, multiplier_free
         self.mean, self.std = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
-        self.layers = nn.ModuleList(Layer(fused) for fused in network.layers)
+        self.layers = nn.ModuleDict(
+            {str(i): Layer(fused) for i, fused in enumerate(network.layers) if fused.weight is not None}
+        )
         count = len(network.layers) + 1
         self.step = nn.Parameter(torch.ones(count, dtype=torch.float64), requires_grad=False)
         self.zero: list[float] = [0] * count
@@ -104,17 +114,26 @@ class Simulation(nn.Module):
             return self.dequantised(fused.input, pooled)
         if fused.op == "average_pool":
             return self.dequantised(fused.input, x).mean((2, 3), keepdim=True)
-        total = self.sums(index, x) * self.scale(index)[:, None, None] + self.layers[index].bias[:, None, None]
+        layer, sums = self.layer(index), self.sums(index, x)
+        if self.training:
+            layer.centre = sums.mean((0, 2, 3))
+        total = (sums - layer.centre[:, None, None]) * self.scale(index)[:, None, None] + layer.level[:, None, None]
+        if self.training:
+            layer.centre = layer.centre.detach()
         if residual is not None:
             total = total + self.dequantised(fused.residual, residual)
         return total
+
+    def layer(self, index: int) -> Layer:
+        """The parameters of layer `index`, which is no pool."""
+        return cast(Layer, self.layers[str(index)])
 
     def sums(self, index: int, x: Tensor) -> Tensor:
         """The operator alone, in real numbers: `-sum |x - f|` or `sum x f`."""
         fused = self.network.layers[index]
         if fused.op == "adder":
             return self._distances(index, fused, x)
-        weight = self.layers[index].weight
+        weight = self.layer(index).weight
         if fused.input == 0:  # per channel, and a padded zero is the mean's integer
             unit = (1 / (255 * self.std)).float()[:, None, None]
             weight = weight * unit
@@ -128,7 +147,7 @@ class Simulation(nn.Module):
 
     def _distances(self, index: int, fused: FusedLayer, x: Tensor) -> Tensor:
         step, zero, high = self.step[fused.input].float(), self.zero[fused.input], self.high[fused.input]
-        weight = self.layers[index].weight
+        weight = self.layer(index).weight
         if not self.training:
             far = (weight / step + zero).double()
             near = _half_up(far).clamp(0, high)
@@ -146,20 +165,21 @@ class Simulation(nn.Module):
 
         A convolution's filters take up what is left of its factor (`weight_steps`), an adder layer's can't.
         """
-        scale = self.layers[index].scale
+        layer = self.layer(index)
+        scale = layer.gain * layer.unit
         if self.multiplier_free and self.network.layers[index].op == "adder":
             return scale + (power_of_two(scale) - scale).detach()
         return scale
 
     def weight_steps(self, index: int) -> Tensor:
         """Of a convolution's or classifier's filters, per output channel."""
-        fused, layer = self.network.layers[index], self.layers[index]
+        fused, layer = self.network.layers[index], self.layer(index)
         weight = layer.weight.detach().double()
         if fused.input == 0:  # filters of bytes
             weight = weight / (255 * self.std[:, None, None])
         steps = weight.abs().amax((1, 2, 3)).clamp(min=1e-30) / WEIGHT_HIGH
         if self.multiplier_free:  # scale * step becomes a power of two
-            scale = layer.scale.detach().double().abs().clamp(min=1e-30)
+            scale = (layer.gain * layer.unit).detach().double().abs().clamp(min=1e-30)
             steps = torch.exp2((steps * scale).log2().ceil()) / scale
         return steps
 

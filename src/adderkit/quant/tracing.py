@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from adderkit.nn.base import AdderLayer
 
+_FACTS = ("shape", "ndim", "dtype", "device", "size", "dim", "numel", "is_floating_point")
 VALUE = "value"  # key in a node's `meta`: what it computed on the example
 
 
@@ -60,10 +61,16 @@ class _Tracer(fx.Tracer):
         return attr_val if self._computes else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        return bool(obj.node.meta[VALUE])
+        return bool(self._fact(obj))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        return iter([obj[index] for index in range(len(obj.node.meta[VALUE]))])
+        return iter([obj[index] for index in range(len(self._fact(obj)))])
+
+    def _fact(self, proxy: fx.Proxy) -> Any:
+        """A value that the forward branches on: it must be the same for all images."""
+        if not _is_fact(proxy.node):
+            raise fx.proxy.TraceError("it decides by the values of a tensor")
+        return proxy.node.meta[VALUE]
 
     def _value(self, node: fx.Node) -> Any:
         def known(argument: Any) -> Any:
@@ -84,3 +91,12 @@ class _Tracer(fx.Tracer):
         if node.op == "call_function":
             return node.target(*args, **kwargs)  # type: ignore[operator]
         return args[0]  # output
+
+
+def _is_fact(node: fx.Node) -> bool:
+    """Whether a value depends on shapes and types alone."""
+    if node.target is getattr:
+        return node.args[1] in _FACTS
+    if node.op == "call_method" and node.target in _FACTS:
+        return True
+    return bool(node.all_input_nodes) and all(_is_fact(other) for other in node.all_input_nodes)
