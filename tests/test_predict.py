@@ -172,6 +172,20 @@ def test_pictures_are_prepared_as_by_the_training(room, monkeypatch):
     )
 
 
+def test_the_centre_after_a_larger_resize(room, monkeypatch):
+    """As `data.resize`: the header says so."""
+    noise(20, 31, 3).save("wide.png")
+    expected = image.decode(image.open_image("wide.png"), 9)[2:6, 2:6]
+    np.testing.assert_array_equal(predicted_pixels(monkeypatch, colours(resize=9), "wide.png"), expected)
+
+
+@pytest.mark.parametrize(("size", "resize"), [((4, 4), 3), ((4, 4), "9"), ((4, 4), True), ((4, 6), 9), ((4, 4), 65537)])
+def test_a_resize_that_can_not_be(room, capsys, size, resize):
+    Path("other.adk").write_bytes(colours(*size, resize=resize))
+    assert cli.main(["predict", "other.adk", "red.png"]) == 2
+    assert f"`resize` (={resize!r}) in the network's header must be a whole number" in capsys.readouterr().err
+
+
 def test_pictures_of_the_networks_size_stay_as_they_are(room, monkeypatch):
     picture = noise(4, 6, 3)
     picture.save("same.png")

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from adderkit import runtime
 from adderkit.data import image
+from adderkit.data.crops import CentreCrop
 from adderkit.data.raw import RawSplit
 from adderkit.paths import shown
 
@@ -55,9 +56,10 @@ def run(arguments: list[str], description: str) -> int:
     if top < 1:
         raise ValueError(f"`top` (={top}) must be 1 or more")
     net = runtime.load(path)
+    size = _size(net)
     found: list[dict[str, Any]] = []
     for start in range(0, len(images), _BATCH):
-        found += _predicted(net, images[start : start + _BATCH], top, threads)
+        found += _predicted(net, size, images[start : start + _BATCH], top, threads)
     for item in found:
         if "error" in item:
             print(f"adderkit predict: {item['error']}", file=sys.stderr)
@@ -69,13 +71,28 @@ def run(arguments: list[str], description: str) -> int:
     return 2 if any("error" in item for item in found) else 0
 
 
-def _predicted(net: runtime.Net, paths: tuple[Path, ...], top: int, threads: int) -> list[dict[str, Any]]:
+def _size(net: runtime.Net) -> image.Size:
+    """How pictures come to the size of the network: as its test images did."""
+    resize = net.header.get("resize")  # a note of `adderkit quantize`, where the data have `resize`
+    if resize is None:
+        return net.height, net.width
+    if type(resize) is not int or net.height != net.width or not net.width <= resize <= 2**16:
+        raise ValueError(
+            f"`resize` (={resize!r}) in the network's header must be a whole number from {net.width}, the side of its"
+            " square images, to 65536"
+        )
+    return CentreCrop(net.width, resize)
+
+
+def _predicted(
+    net: runtime.Net, size: image.Size, paths: tuple[Path, ...], top: int, threads: int
+) -> list[dict[str, Any]]:
     """For each picture its best classes, or what is wrong with it."""
     items: list[dict[str, Any]] = [{"image": str(path)} for path in paths]
     pixels: list[NDArray[np.uint8]] = []
     for item, path in zip(items, paths, strict=True):
         try:
-            pixels.append(_pixels(path, net))
+            pixels.append(_pixels(path, size, net.channels))
         except image.BadImage as error:  # its own text goes on with options of a training
             item["error"] = f"{error.where}: {error.reason}"
         except ValueError as error:
@@ -94,13 +111,13 @@ def _predicted(net: runtime.Net, paths: tuple[Path, ...], top: int, threads: int
     return items
 
 
-def _pixels(path: Path, net: runtime.Net) -> NDArray[np.uint8]:
+def _pixels(path: Path, size: image.Size, channels: int) -> NDArray[np.uint8]:
     if path.is_dir():
         raise ValueError(f"{shown(path)}: a folder; name the pictures in it, as {shown(path)}/*")
     if path.exists() and not path.is_file():  # reading a pipe would wait for ever
         raise ValueError(f"{shown(path)}: no regular file")
     one = RawSplit(np.zeros(1, np.int64), lambda _: image.open_image(str(path)), lambda _: shown(path))
-    return image.with_channels(image.read(one, 0, (net.height, net.width)), net.channels)
+    return image.with_channels(image.read(one, 0, size), channels)
 
 
 def _table(net: runtime.Net, found: list[dict[str, Any]]) -> Table:

@@ -94,7 +94,7 @@ def load(config: DataConfig, device: torch.device | str = "cpu") -> ImageData:
     train = _select(raw.train, config.train_rows, "train_rows")
     test = _select(raw.test, config.test_rows, "test_rows")
     _check_labels(raw.classes, train, test)
-    size = _size(config)
+    size = fitting(config)
     skipped: list[sift.Skipped] = []
     if config.on_bad_image == "skip":
         train, bad_train = sift.sift(train, "train", size, raw.classes, config.workers)
@@ -133,7 +133,7 @@ def load(config: DataConfig, device: torch.device | str = "cpu") -> ImageData:
     return ImageData(name, raw.classes, channels, height, width, mean, std, *made, skipped=tuple(skipped))
 
 
-def _size(config: DataConfig) -> Size:
+def fitting(config: DataConfig) -> Size:
     """What is done to all images but those that are cut at random."""
     if config.image_size is None or (config.augmentation == "crop" and config.resize is None):
         return config.image_size

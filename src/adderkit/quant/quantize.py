@@ -17,6 +17,8 @@ import adderkit
 from adderkit import native, runtime, train
 from adderkit.data import ImageData, Split
 from adderkit.data.augment import normalise
+from adderkit.data.crops import CentreCrop
+from adderkit.data.loading import fitting
 from adderkit.quant import file, reference
 from adderkit.quant.calibration import calibrate
 from adderkit.quant.finetune import finetune
@@ -83,6 +85,8 @@ def quantize(
             "finetune_epochs": options.finetune_epochs,
         }
     }
+    if isinstance(how := fitting(options.data), CentreCrop):
+        notes["resize"] = how.resize  # `adderkit predict` prepares pictures as the test images are
     integers = to_integers(simulation, info, largest, notes)
     rows = np.arange(len(data.test) if native.library() is not None else min(len(data.test), _REFERENCE_IMAGES))
     note(f"comparing on {len(rows)} test images")
