@@ -58,7 +58,7 @@ $(VENV)/.core: $(BIN)/python $(SOURCES)
 	touch $@
 
 $(VENV)/.test: $(BIN)/python $(SOURCES)
-	$(BIN)/pip install --quiet ".[vision,test]"
+	$(BIN)/pip install --quiet ".[vision,bench,test]"
 	touch $@
 
 $(VENV)/.cmake: $(BIN)/python
@@ -66,5 +66,5 @@ $(VENV)/.cmake: $(BIN)/python
 	touch $@
 
 $(VENV)/.lint: $(BIN)/python $(SOURCES)
-	$(BIN)/pip install --quiet ".[vision,lint]"
+	$(BIN)/pip install --quiet ".[vision,bench,lint]"
 	touch $@
