@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from adderkit import bench, cli, models, quant
+from adderkit import bench, cli, models
 from adderkit.bench import inference, operations, timing
+from adderkit.quant import reference
 
 WHO = {inference.OWN, inference.TORCH, inference.FLOAT, inference.INT8}
 
@@ -79,8 +80,8 @@ def test_report_is_whole(report):
 
 
 def test_integers_that_differ_are_not_timed(monkeypatch):
-    right = quant.reference.run
-    monkeypatch.setattr(quant.reference, "run", lambda *given: numpy.nextafter(right(*given), numpy.inf))
+    right = reference.run
+    monkeypatch.setattr(reference, "run", lambda *given: numpy.nextafter(right(*given), numpy.inf))
     with pytest.raises(bench.WrongResult, match="reference"):
         bench.measure_infer(bench.InferOptions(net="resnet8", rounds=1, onnxruntime=False), lambda line: None)
 

@@ -17,6 +17,7 @@ from PIL import Image
 import adderkit
 from adderkit import cli, paths, tables
 from adderkit.tables.definition import recipe_path
+from adderkit.tables.grid import slug
 from adderkit.tables.results import estimate
 from adderkit.train import load_recipe
 
@@ -46,7 +47,7 @@ def test_every_shipped_table_is_whole(name):
     for row in table.rows:
         load_recipe(recipe_path(row))
         assert row.top1 is not None and 50 < row.top1 < 100, row.name
-    assert len({tables.grid.slug(row.name) for row in table.rows}) == len(table.rows)
+    assert len({slug(row.name) for row in table.rows}) == len(table.rows)
 
 
 def test_the_papers_tables_are_shipped():

@@ -16,6 +16,7 @@ from adderkit.bench.config import InferOptions
 from adderkit.bench.timing import short_turns, spread, thread_count
 from adderkit.bench.verify import WrongResult
 from adderkit.data.augment import normalise
+from adderkit.quant import reference
 from adderkit.train import NetworkInfo
 
 OWN = "adder int8, adderkit"
@@ -136,12 +137,12 @@ def _file(net: str, folder: Path) -> Path:
 
 def _check_own(path: Path, net: runtime.Net) -> None:
     images = _images(net, _CHECKED)
-    if not numpy.array_equal(net(images), quant.reference.run(quant.read(path), images)):
+    if not numpy.array_equal(net(images), reference.run(quant.read(path), images)):
         raise WrongResult(f"{path.name}: the logits differ from those of the reference in integers: not timed")
 
 
 def _torch_call(conv: models.Network) -> Callable[[Array], Array]:
-    conv = conv.to(memory_format=torch.channels_last)
+    conv = conv.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def call(images: Array) -> Array:
         with torch.inference_mode():
