@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1] / "bad_input"))
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("bad_input", "runtime")]
 
 import mutations
 import targets

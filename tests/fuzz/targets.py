@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from bad_files import encoded, picture, table
+from network_file import drawn, encode, repaired
 from PIL import Image
 
-from adderkit import cli, models
+from adderkit import cli, models, runtime
 from adderkit.data import DataConfig, load
 from adderkit.data.image import header, open_image, read
 from adderkit.data.raw import RawSplit
@@ -104,6 +105,35 @@ def weights(folder: Path) -> tuple[list[bytes], Target]:
     return [head, head, data], target
 
 
+def integers(folder: Path) -> tuple[list[bytes], Target]:
+    """Files of integer networks: as they are, with a right checksum, or with another header and a right checksum."""
+    networks = [drawn(seed) for seed in range(4)]
+    seeds = [encode(*network) for network in networks]
+
+    def target(folder: Path, data: bytes) -> None:
+        source = random.Random(data)
+        way = source.randrange(3)
+        if way == 1 and b'"sha256": "' in data:
+            data = repaired(data)
+        elif way == 2:
+            network, arrays = source.choice(networks)
+            forged: Any = network
+            for _ in range(source.choice((1, 1, 2))):
+                forged = mutations.structure(source, forged)
+            data = encode(json.dumps(forged, default=str), arrays)
+        (folder / "net.adk").write_bytes(data)
+        net = runtime.load(folder / "net.adk")
+        if way == 0 and data not in seeds:
+            raise RuntimeError("accepted, though its checksum was not repaired")
+        if net.height * net.width * net.channels < 100_000:
+            image = np.frombuffer(source.randbytes(int(np.prod(net.shape))), np.uint8).reshape(1, *net.shape)
+            assert np.isfinite(net(image)).all()
+            net.layer_output(image[0], 0)
+        net.arrays()
+
+    return seeds, target
+
+
 def states(folder: Path) -> tuple[list[bytes], Target]:
     state = {
         "epoch": 1,
@@ -148,6 +178,7 @@ def commands(folder: Path) -> tuple[list[bytes], Target]:
         "import none --network resnet8 --data.name imagefolder --data.root none --out run",
         "bench ops --only nothing-of-this-name --passes forward --no_rivals --rounds 1",
         "doctor --none",
+        "predict none picture.png --top 3 --json --threads 1",
     ]
     seeds = [json.dumps(line.replace("none", str(folder / "none")).split()).encode() for line in lines]
 
@@ -203,6 +234,7 @@ def resumed(folder: Path) -> tuple[list[bytes], Target]:
 TARGETS: dict[str, Callable[[Path], tuple[list[bytes], Target]]] = {
     "recipes": recipes,
     "images": images,
+    "integers": integers,
     "parquet": parquet,
     "weights": weights,
     "states": states,
