@@ -102,11 +102,11 @@ def _predicted(
     logits = net(np.stack(pixels), threads).astype(np.float64)
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
-    rows = iter(shares)
+    rows = zip(logits, shares, strict=True)
     for item in items:
         if "error" not in item:
-            share = next(rows)
-            best = np.argsort(-share, kind="stable")[:top]
+            logit, share = next(rows)
+            best = np.argsort(-logit, kind="stable")[:top]
             item["classes"] = [{"class": net.classes[k], "index": int(k), "probability": float(share[k])} for k in best]
     return items
 
