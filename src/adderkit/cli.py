@@ -1,9 +1,9 @@
 """The command line: parses, calls, prints.
 
 Exit codes: 0 done; 1 `doctor` found a fault, `bench` a wrong result, or a process of several was lost; 2 an argument,
-a recipe, a file or a folder that can't be; 3 a training that diverged; 74 (EX_IOERR) a file of a run that can't be
-written, on a full disk say; 75 (EX_TEMPFAIL) a training that SIGTERM or SIGUSR1 stopped and `--resume` goes on with;
-130 the same for Ctrl-C.
+a recipe, a file or a folder that can't be (`predict` does the other pictures first); 3 a training that diverged; 74
+(EX_IOERR) a file of a run that can't be written, on a full disk say; 75 (EX_TEMPFAIL) a training that SIGTERM or SIGUSR1
+stopped and `--resume` goes on with; 130 the same for Ctrl-C.
 """
 
 from __future__ import annotations
