@@ -55,6 +55,12 @@ static const char* read_picture(const char* path, const int64_t shape[4], uint8_
   return problem;
 }
 
+/* A name from a file, which must not control the terminal. */
+static void print_name(const char* name) {
+  for (; *name != '\0'; ++name) putchar((unsigned char)*name < 0x20 || *name == 0x7f ? '?' : *name);
+  putchar('\n');
+}
+
 int main(int count, char** arguments) {
   if (count != 3) {
     fprintf(stderr, "usage: %s NET.adk PICTURE.ppm\n", arguments[0]);
@@ -87,7 +93,8 @@ int main(int count, char** arguments) {
       best = 0;
       for (int64_t k = 1; k < shape[3]; ++k)
         if (logits[k] > logits[best]) best = k;
-      printf("%6.2f %%  %s\n", 100 * exp(logits[best] - largest) / sum, adderkit_net_class(net, best));
+      printf("%6.2f %%  ", 100 * exp(logits[best] - largest) / sum);
+      print_name(adderkit_net_class(net, best));
       logits[best] = -INFINITY;
     }
   }

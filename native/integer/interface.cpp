@@ -27,9 +27,15 @@ struct adderkit_net {
 namespace adderkit {
 namespace {
 
-int32_t make(const uint8_t* bytes, int64_t size, adderkit_net** net) {
+// `subject` begins the sentence on a file that is refused.
+int32_t make(const uint8_t* bytes, int64_t size, const std::string& subject, adderkit_net** net) {
   auto made = std::make_unique<adderkit_net>();
-  if (int32_t status = read_network(bytes, size, &made->network, &made->header)) return status;
+  if (int32_t status = read_network(bytes, size, &made->network, &made->header)) {
+    if (status != ADDERKIT_INVALID_FILE) return status;
+    const std::string problem = adderkit_error();
+    const bool is_verb = problem.rfind("is ", 0) == 0 || problem.rfind("has ", 0) == 0;
+    return fail(ADDERKIT_INVALID_FILE, "%s%s %s", subject.c_str(), is_verb ? "" : ":", problem.c_str());
+  }
   if (int32_t status = made->plan.make(made->network)) return status;
   *net = made.release();
   return ADDERKIT_OK;
@@ -48,7 +54,7 @@ int32_t unreadable(const std::string& path, const char* reason) {
 }
 
 int32_t load(const char* given, adderkit_net** net) {
-  const std::string path = shown(given, 300);
+  const std::string path = shown(given, 200);
   // not to wait for the other end of a pipe
   const File file{open(given, O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
   struct stat status;
@@ -70,10 +76,7 @@ int32_t load(const char* given, adderkit_net** net) {
     if (part == 0 || done > size) break;
   }
   if (done != size) return unreadable(path, "it changed at the same time");
-  const int32_t made = make(bytes.get(), size, net);
-  return made == ADDERKIT_INVALID_FILE
-             ? fail(ADDERKIT_INVALID_FILE, "`%s` %s", path.c_str(), std::string(adderkit_error()).c_str())
-             : made;
+  return make(bytes.get(), size, "`" + path + "`", net);
 }
 
 // Nothing may leave through the C interface but a status.
@@ -157,7 +160,8 @@ int32_t adderkit_net_parse(const void* bytes, int64_t size, adderkit_net** net) 
   if (bytes == nullptr || net == nullptr) return fail(ADDERKIT_INVALID_ARGUMENT, "`bytes` or `net` is NULL");
   if (size < 0)
     return fail(ADDERKIT_INVALID_ARGUMENT, "`size` (=%lld) must be 0 or more", static_cast<long long>(size));
-  return adderkit::guarded([&] { return adderkit::make(static_cast<const uint8_t*>(bytes), size, net); });
+  return adderkit::guarded(
+      [&] { return adderkit::make(static_cast<const uint8_t*>(bytes), size, "the file", net); });
 }
 
 void adderkit_net_free(adderkit_net* net) {
@@ -232,7 +236,8 @@ int32_t adderkit_net_array(const adderkit_net* net, const char* name, const void
       rank == nullptr)
     return fail(ADDERKIT_INVALID_ARGUMENT, "`net`, `name`, `data`, `dtype`, `shape` or `rank` is NULL");
   char* end = nullptr;
-  const long index = name[0] >= '0' && name[0] <= '9' ? std::strtol(name, &end, 10) : -1;
+  const bool is_number = name[0] >= '0' && name[0] <= '9' && (name[0] != '0' || name[1] == '.');
+  const long index = is_number ? std::strtol(name, &end, 10) : -1;
   adderkit::Part part{};
   const bool has_layer = index >= 0 && static_cast<size_t>(index) < net->network.layers.size() && *end == '.';
   if (!has_layer || !adderkit::find_part(net->network.layers[static_cast<size_t>(index)], end + 1, &part))

@@ -137,7 +137,7 @@ void test_bad_calls() {
   for (int64_t bytes : {-1, 11, 13})
     refused(adderkit_net_layer_output(net, image, 0, fixed, bytes), "must be 12");
   for (const char* name : {"", "weight", "0", "0.", "0.bias", "1.weight", "-1.weight", "0.pad", "0.weight2",
-                           " 0.weight", "99999999999999999999.weight"})
+                           " 0.weight", "00.weight", "99999999999999999999.weight"})
     refused(adderkit_net_array(net, name, &data, &dtype, shape, &rank), "`name`");
   refused(adderkit_net_array(net, nullptr, &data, &dtype, shape, &rank), "`name`");
   expect(adderkit_net_layer_count(nullptr) == 0, "layers of nothing");

@@ -154,6 +154,29 @@ def drawn(seed: int = 0, **sizes: Any) -> tuple[dict[str, Any], Arrays]:
     return build.network(), build.arrays
 
 
+def tangled(seed: int) -> tuple[dict[str, Any], Arrays]:
+    """A network whose tensors have several readers, with borders of different widths, some of them without a border."""
+    rng = np.random.default_rng(seed)
+    height, width, channels = (int(rng.integers(1, most)) for most in (14, 18, 6))
+    build = Builder(seed, height=height, width=width, channels=channels, bits=int(rng.choice([8, 8, 5])))
+    x = build.weighted("convolution", int(rng.integers(1, 20)), 0)
+    for _ in range(int(rng.integers(1, 4))):
+        wide, stride = int(rng.integers(1, 35)), (int(rng.integers(1, 3)), int(rng.integers(1, 3)))
+        kernels = [(int(rng.choice([1, 3, 5])), int(rng.choice([1, 3, 5]))) for _ in range(2)]
+        paddings = [(rows // 2, columns // 2) for rows, columns in kernels]
+        first, second = (str(op) for op in rng.choice(["adder", "adder", "convolution"], 2))
+        a = build.weighted(first, wide, x, kernels[0], stride, paddings[0])
+        b = build.max_pool(x, stride=(1, 1)) if rng.integers(2) else build.weighted("adder", int(rng.integers(1, 9)), x)
+        x = build.weighted(second, wide, b, kernels[1], stride, paddings[1], residual=a)
+    if rng.integers(2):
+        x = build.average_pool(x)
+    build.classifier(int(rng.integers(1, 12)), x)
+    for index, layer in enumerate(build.layers):
+        if layer.get("padding") == [0, 0] and f"{index}.pad" in build.arrays:  # counts for nothing
+            build.arrays[f"{index}.pad"] = 255 - build.arrays[f"{index}.pad"]
+    return build.network(), build.arrays
+
+
 def evaluated(network: dict[str, Any], arrays: Arrays, image: np.ndarray) -> list[np.ndarray]:
     """Every tensor of one image (H, W, C), in int64; logits are `tensors[-1] / 2**logit_shift`."""
     tensors = [image.astype(np.int64)]

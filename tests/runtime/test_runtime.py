@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from network_file import Builder, drawn, encode, evaluated
+from network_file import Builder, drawn, encode, evaluated, tangled
 
 from adderkit import native, runtime
 
@@ -66,6 +66,21 @@ def test_logits_and_every_tensor_are_the_formulas(isa, seed):
             output = net.layer_output(pixels[0], index)
             assert output.dtype == dtypes.get(layer["op"], np.uint8)
             np.testing.assert_array_equal(output, tensors[index + 1])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("seed", range(10))
+def test_tensors_with_several_readers(isa, seed):
+    network, arrays = tangled(seed)
+    with native.forced_isa(isa):
+        net = runtime.parse(encode(network, arrays))
+        pixels = images(net, 3, seed)
+        expected = right(network, arrays, pixels)
+        for threads in (1, 3):
+            np.testing.assert_array_equal(net(pixels, threads), expected)
+            np.testing.assert_array_equal(net(pixels[:1], threads), expected[:1])
+        for index, tensor in enumerate(evaluated(network, arrays, pixels[0])[1:]):
+            np.testing.assert_array_equal(net.layer_output(pixels[0], index), tensor)
 
 
 def test_logits_saturate_where_float32_is_exact():
