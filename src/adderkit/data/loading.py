@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adderkit.data import registry, sift, stream
+from adderkit.data import fingerprint, registry, sift, stream
 from adderkit.data.config import DataConfig
 from adderkit.data.crops import CentreCrop
 from adderkit.data.image import Size, mixed_sizes, read
@@ -37,6 +39,7 @@ class ImageData:
         train: The training images.
         test: The test images.
         skipped: What `on_bad_image` (=skip) left out.
+        content: Digests of labels and pixels by name, for `facts`.
     """
 
     name: str
@@ -49,9 +52,17 @@ class ImageData:
     train: Split
     test: Split
     skipped: tuple[sift.Skipped, ...] = ()
+    content: Callable[[], dict[str, str]] = dict
 
     def facts(self) -> dict[str, object]:
-        """What tells these images from others, in plain values; mean and std come from the pixels themselves."""
+        """What tells these images from others, in plain values.
+
+        All labels count, all test images, and of the training images those that are held in memory, or of a streamed
+        set 2,048 and the sizes of all. The first call decodes the test images of a streamed set, once.
+
+        Raises:
+            ValueError: A broken one is among them; the message names it.
+        """
         return {
             "name": self.name,
             "classes": list(self.classes),
@@ -60,6 +71,7 @@ class ImageData:
             "std": list(self.std),
             "images": [len(self.train), len(self.test)],
             "skipped": sift.digest(self.skipped),
+            **self.content(),
         }
 
 
@@ -67,7 +79,8 @@ def load(config: DataConfig, device: torch.device | str = "cpu") -> ImageData:
     """Loads the data set that the options describe and refuses what would fail later.
 
     Sets whose decoded images fit in `config.memory_limit_mb` are decoded now, so that every broken image is found.
-    Of larger sets every header is read now; a file broken further on is found, and named, when it is decoded. With
+    Of larger sets every header is read now; a file broken further on is found, and named, when it is decoded: of test
+    images the first call of `ImageData.facts`, which a training makes before anything else. With
     `config.on_bad_image` (=skip) every image is decoded once before that, whatever the size of the set. Mean and
     deviation, unless published with the set, are exact over the training images of the former, and over 2,048 evenly
     spaced ones of the latter. Resized crops need images of their own sizes: training images are held so, or streamed,
@@ -118,6 +131,13 @@ def load(config: DataConfig, device: torch.device | str = "cpu") -> ImageData:
         mean, std = _given_statistics(config, raw, channels) or _statistics(pixels[0])
         how = Preparation(padding, flip, mean, std)
         made: list[Split] = [TensorSplit(p, s.labels, how, device) for p, s in zip(pixels, splits, strict=True)]
+        rows = _sampled(len(train))
+        digests = {
+            "test_images": fingerprint.of_pixels(pixels[1]),
+            "train_sample": fingerprint.of_pixels(pixels[0][rows]),
+            "train_images": fingerprint.of_pixels(pixels[0]),
+        }
+        content = partial(dict, digests)  # the pixels may lie on the device by then
     else:
         headers = [stream.scan(split, config.workers, same_size=size is None) for split in splits]
         channels = max(found.channels for found in headers)
@@ -129,8 +149,19 @@ def load(config: DataConfig, device: torch.device | str = "cpu") -> ImageData:
         made = [stream.StreamSplit(s, size, width, channels, config.workers, how, device) for s in (train, test)]
         if is_held:
             made[1] = TensorSplit(expand(decode_all(test, size), channels), test.labels, how, device)
+
+        def content() -> dict[str, str]:
+            parts: dict[str, tuple[RawSplit, Size]]
+            parts = {"test_images": (test, size), "train_sample": (train.take(_sampled(len(train))), size)}
+            if is_held:
+                parts["train_images"] = (train, None)  # each at its own size
+            digests = {key: fingerprint.of_split(*part, channels, config.workers) for key, part in parts.items()}
+            return digests | {"train_sizes": headers[0].sizes}
+
     name = config.label or raw.name
-    return ImageData(name, raw.classes, channels, height, width, mean, std, *made, skipped=tuple(skipped))
+    labels = {"train_labels": fingerprint.of_labels(train.labels), "test_labels": fingerprint.of_labels(test.labels)}
+    known = cache(lambda: labels | content())
+    return ImageData(name, raw.classes, channels, height, width, mean, std, *made, tuple(skipped), known)
 
 
 def fitting(config: DataConfig) -> Size:
@@ -141,8 +172,11 @@ def fitting(config: DataConfig) -> Size:
 
 
 def _sample(train: RawSplit, size: Size, channels: int) -> NDArray[np.uint8]:
-    rows = np.linspace(0, len(train) - 1, min(len(train), _SAMPLE)).round().astype(np.int64)
-    return expand(decode_all(train.take(rows), size), channels)
+    return expand(decode_all(train.take(_sampled(len(train))), size), channels)
+
+
+def _sampled(count: int) -> NDArray[np.int64]:
+    return np.linspace(0, count - 1, min(count, _SAMPLE)).round().astype(np.int64)
 
 
 def _is_unwritable(name: str) -> bool:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from adderkit.data import image
+from adderkit.data import fingerprint, image
 from adderkit.data.crops import ResizedCrop
 from adderkit.data.raw import RawSplit
 from adderkit.data.split import Preparation, Split
@@ -29,6 +29,8 @@ class Headers(NamedTuple):
     """that hold all images: 3 if any has colour, else 1"""
     pixels: int
     """of all images"""
+    sizes: str
+    """a digest of the width and height of each"""
 
 
 def scan(raw: RawSplit, workers: int, same_size: bool) -> Headers:
@@ -49,16 +51,18 @@ def scan(raw: RawSplit, workers: int, same_size: bool) -> Headers:
 
     first = image.header(raw, 0)
     channels, pixels, row = 1, 0, 0
+    sizes = np.empty((len(raw), 2), np.int64)
     with ThreadPoolExecutor(max(1, workers)) as pool:
         try:
             for headers in pool.map(chunk, range(0, len(raw), _CHUNK)):
                 for width, height, colours in headers:
                     if same_size and (width, height) != first[:2]:
                         raise image.mixed_sizes(raw.where(0), first[:2], raw.where(row), (width, height))
+                    sizes[row] = width, height
                     channels, pixels, row = max(channels, colours), pixels + width * height, row + 1
         finally:
             pool.shutdown(cancel_futures=True)
-    return Headers(channels, pixels)
+    return Headers(channels, pixels, fingerprint.of_sizes(sizes))
 
 
 def read_rows(raw: RawSplit, rows: NDArray[np.int64], sizes: Sequence[image.Size], channels: int) -> NDArray[np.uint8]:

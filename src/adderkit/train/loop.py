@@ -337,7 +337,7 @@ class Trainer:
     def _go_back(self, path: Path, state: dict[str, Any]) -> None:
         facts = self.data.facts()
         for key, value in _group(state, "data").items():
-            if facts.get(key) != value:
+            if key in facts and facts[key] != value:
                 raise ValueError(
                     f"`{path}` is of a run on other images: their {key} is {value}, here it is {facts.get(key)}"
                 )

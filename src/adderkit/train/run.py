@@ -180,6 +180,7 @@ def _trainer(
         raise ValueError(
             f"`student` (={config.student}) does not take images of {data.height}x{data.width} pixels: {error}"
         ) from None
+    data.facts()  # decodes the test images of a streamed set: a broken one is found before anything is written
     seed_all(config.seed)  # the method's own initial values do not depend on the nets'
     return Trainer(config, data, student, teacher, method, out, display, device, processes)
 
