@@ -63,7 +63,7 @@ def test_other_command_lines_reach_their_work(arguments, monkeypatch, tmp_path):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("adderkit.train.load_network", work)
-    monkeypatch.setattr("adderkit.train.import_official", work)
+    monkeypatch.setattr("adderkit.train.import_weights", work)
     monkeypatch.setattr("adderkit.bench.measure_ops", work)
     monkeypatch.setattr("adderkit.bench.measure_train", work)
     monkeypatch.setattr("adderkit.doctor.report", work)

@@ -225,17 +225,19 @@ def _eval(arguments: list[str]) -> int:
 
 
 def _import(arguments: list[str]) -> int:
-    """Import a checkpoint of the official AdderNet code, for `eval`."""
+    """Import weights: a checkpoint of the official AdderNet code, or torchvision's."""
     from adderkit import train
 
-    path = tyro.conf.arg(metavar="FILE", help="its weights: a state dict that torch.save wrote")
+    path = tyro.conf.arg(
+        metavar="[FILE]", help="a state dict that torch.save wrote (of torchvision's, safetensors too)"
+    )
     own = [
-        ("file", Annotated[tyro.conf.Positional[Path], path], tyro.MISSING),
+        ("file", Annotated[tyro.conf.Positional[Path | None], path], None),
         ("out", Annotated[Path, tyro.conf.arg(help="folder to write, as that of a run")], tyro.MISSING),
     ]
     options = parse("adderkit import", _import.__doc__ or "", train.ImportConfig(), own, arguments)
     config = train.ImportConfig(**values(options, train.ImportConfig))
-    for note in train.import_official(options.file, config, options.out):
+    for note in train.import_weights(options.file, config, options.out):
         print(note)
     print(f"run: {options.out}")
     return 0

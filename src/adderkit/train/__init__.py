@@ -4,7 +4,7 @@ from adderkit.train.config import BaseConfig, config_type, load_recipe, to_yaml
 from adderkit.train.distributed import Elsewhere, LostProcess
 from adderkit.train.evaluate import Scores, evaluate
 from adderkit.train.files import WriteError
-from adderkit.train.importing import ImportConfig, import_official
+from adderkit.train.importing import ImportConfig, import_weights
 from adderkit.train.interrupt import Interrupted
 from adderkit.train.local_rate import AdaptiveLocalRate
 from adderkit.train.loop import Diverged
@@ -25,7 +25,7 @@ __all__ = [
     "check_fits",
     "config_type",
     "evaluate",
-    "import_official",
+    "import_weights",
     "load_network",
     "load_recipe",
     "save_network",

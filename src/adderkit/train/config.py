@@ -28,7 +28,7 @@ class BaseConfig(Options):
         default=None, description="the teacher's network, convolutional; default: the student's twin"
     )
     teacher_run: Path | None = Field(
-        default=None, description="folder of a finished run: its student is the fixed teacher"
+        default=None, description="folder of a finished run, or of imported weights: its student is the fixed teacher"
     )
     epochs: int = Field(default=40, ge=1, description="passes over the training images")
     batch_size: int = Field(default=64, ge=2, description="images per step, of all processes; BatchNorm needs 2")

@@ -14,7 +14,7 @@ from adderkit.data import ImageData
 from adderkit.distill import TeacherNeed
 from adderkit.models import Network
 from adderkit.train.config import BaseConfig
-from adderkit.train.folder import decisive
+from adderkit.train.folder import IMPORT_FILE, decisive
 from adderkit.train.record import read_summary
 from adderkit.train.weights import NetworkInfo, check_fits, load_network
 
@@ -55,12 +55,12 @@ def cached_folder(config: BaseConfig, data: ImageData) -> Path:
 
 
 def teacher_from_run(folder: Path, config: BaseConfig, data: ImageData) -> Network:
-    """The student of a finished run, as a teacher.
+    """The student of a finished run, or imported weights, as a teacher.
 
     Raises:
         ValueError: no finished run, an adder network, another network than asked for, or other images.
     """
-    if read_summary(folder) is None:
+    if read_summary(folder) is None and not (folder / IMPORT_FILE).exists():
         raise ValueError(f"`teacher_run` (={folder}) holds no finished run: there is no summary.json")
     network, info = load_network(folder / "last.safetensors")
     if info.layer != "conv":
