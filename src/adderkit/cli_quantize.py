@@ -19,6 +19,7 @@ from adderkit.paths import shown
 from adderkit.train.folder import CONFIG_FILE
 
 _WEIGHTS = "last.safetensors"
+_VECTORS = "write what every layer reads and makes for one test image, for tests of hardware"
 
 
 def run(arguments: list[str], description: str) -> int:
@@ -51,14 +52,16 @@ def run(arguments: list[str], description: str) -> int:
 
 def _parse(arguments: list[str], description: str, defaults: quant.QuantizeOptions) -> Any:
     own = [
-        ("run", Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN", help="folder of the run")],
-         tyro.MISSING),
-        ("out", Annotated[Path, tyro.conf.arg(metavar="NET.adk", help="file to write")], tyro.MISSING),
+        ("run", Annotated[tyro.conf.Positional[Path], _file("RUN", "folder of the run")], tyro.MISSING),
+        ("out", Annotated[Path, _file("NET.adk", "file to write")], tyro.MISSING),
         ("overwrite", Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help="replace `out`")], False),
-        ("vectors", Annotated[Path | None, tyro.conf.arg(metavar="DIR", help="write what every layer reads and makes for"
-         " one test image, for hardware's tests", help_behavior_hint="")], None),
-    ]  # fmt: skip
+        ("vectors", Annotated[Path | None, _file("DIR", _VECTORS, help_behavior_hint="")], None),
+    ]
     return parse("adderkit quantize", description, defaults, own, arguments)
+
+
+def _file(metavar: str, what: str, **more: Any) -> Any:
+    return tyro.conf.arg(metavar=metavar, help=what, **more)
 
 
 def _check_new(out: Path, overwrite: bool) -> None:

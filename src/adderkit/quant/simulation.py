@@ -24,8 +24,8 @@ Seen = Callable[[int, Tensor], None]
 class Layer(nn.Module):
     """What a layer learns: `y = scale * (op - centre) + level`, with `scale = gain * unit`.
 
-    The parts of a BatchNorm, but for the variance, which stays in `unit`. In training mode `centre` is the batch's mean:
-    an adder layer's outputs drift by many times their deviation when its filters move a little.
+    The parts of a BatchNorm, but for the variance, which stays in `unit`. In training mode `centre` is the batch's
+    mean: an adder layer's outputs drift by many times their deviation when its filters move a little.
 
     Args:
         fused: the layer in real numbers, not a pool.
@@ -47,8 +47,8 @@ class Layer(nn.Module):
 class Simulation(nn.Module):
     """A fused network with a grid of integers per tensor.
 
-    Tensor t stands for `step[t] * (q - zero[t])` with integers q from `zero` (after a ReLU) or 0 to `high[t]`. The image
-    is q itself: `mean` and `std` are folded into the first layer.
+    Tensor t stands for `step[t] * (q - zero[t])` with integers q from `zero` (after a ReLU) or 0 to `high[t]`. The
+    image is q itself: `mean` and `std` are folded into the first layer.
 
     Args:
         network: the fused layers.
