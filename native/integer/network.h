@@ -7,7 +7,8 @@
 //   out = clamp((multiplier[o] * sum[o] + offset[o] + residual_multiplier * residual) >> shift, low, high)
 //
 // in int64 with an arithmetic shift (rounds towards -inf; offset holds the half). `read.h` refuses a file
-// whose numbers could overflow that: 255 * sum of magnitudes stays below 2^62.
+// whose numbers could overflow that: whatever the image, the result before the shift stays below 2^62
+// (`bounds.h`).
 #pragma once
 
 #include <cstdint>

@@ -5,6 +5,7 @@
 #include <new>
 #include <set>
 
+#include "bounds.h"
 #include "error.h"
 #include "fields.h"
 #include "json.h"
@@ -15,7 +16,6 @@ namespace {
 
 // So that no product of a tensor's sizes, borders included, overflows.
 constexpr int64_t largest_side = 1 << 16, most_channels = 1 << 20;
-constexpr int64_t largest_sum = int64_t{1} << 31, largest_result = int64_t{1} << 62;  // both excluded
 
 constexpr const char* kinds[] = {"adder", "convolution", "max_pool", "average_pool",
                                  "classifier"};  // LayerKind
@@ -95,11 +95,14 @@ class Reader {
     fields.refuse_others();
     if (has_weights(layer.kind)) read_weight(index, &layer);
     if (layer.kind != LayerKind::max_pool) read_epilogue(index, &layer);
-    check_bits(fields, index, layer);
+    const int64_t high = input_of(layer).high;
+    if (layer.kind != LayerKind::max_pool) check_arithmetic(layer, index, high);
+    if (is_multiplier_free_) check_powers(layer, index);
+    if (layer.kind == LayerKind::adder && layer.input > 0) check_bits(layer, index, high, bits_);
     if (has_taps(layer.kind)) place_border(index, &layer);
     if (layer.kind != LayerKind::classifier)
       tensors_.push_back({layer.out_channels, layer.out_height, layer.out_width,
-                          layer.kind == LayerKind::max_pool ? input_of(layer).high : layer.high,
+                          layer.kind == LayerKind::max_pool ? high : layer.high,
                           layer.kind == LayerKind::average_pool});
   }
 
@@ -243,81 +246,6 @@ class Reader {
     const int64_t count = layer->kind == LayerKind::average_pool ? 1 : layer->out_channels;
     copy<int32_t, uint32_t>(take(index, "multiplier", ADDERKIT_I32, {count}), &layer->multiplier);
     copy<int64_t, uint64_t>(take(index, "offset", ADDERKIT_I64, {count}), &layer->offset);
-    for (int64_t o = 0; o < count; ++o) check_result(index, *layer, o);
-    if (!is_multiplier_free_) return;
-    const auto is_power = [](int64_t multiplier) {
-      const int64_t size = multiplier < 0 ? -multiplier : multiplier;
-      return (size & (size - 1)) == 0;  // 0 too: a channel that is constant
-    };
-    for (size_t o = 0; o < layer->multiplier.size(); ++o)
-      if (!is_power(layer->multiplier[o]))
-        refuse(
-            "`%d.multiplier` (=%d for output %zu) must be a power of two or its negative: `multiplier_free` "
-            "is true",
-            index, layer->multiplier[o], o);
-    if (!is_power(layer->residual_multiplier))
-      refuse(
-          "`layers[%d].residual_multiplier` (=%d) must be a power of two or its negative: `multiplier_free` "
-          "is true",
-          index, layer->residual_multiplier);
-  }
-
-  // The largest magnitude that the sum of output `o` can have, whatever the image shows.
-  int64_t sum_bound(const Layer& layer, int64_t o) {
-    int64_t high = input_of(layer).high;
-    if (layer.kind == LayerKind::average_pool) return high * layer.height * layer.width;
-    if (layer.padding[0] > 0 || layer.padding[1] > 0)
-      for (uint8_t pad : layer.pad) high = std::max<int64_t>(high, pad);
-    int64_t sum = 0;
-    if (layer.kind == LayerKind::adder) {
-      const int64_t taps = static_cast<int64_t>(layer.adder_weight.size()) / layer.out_channels;
-      for (int64_t k = o * taps; k < (o + 1) * taps; ++k) {
-        const int64_t weight = layer.adder_weight[static_cast<size_t>(k)];
-        sum += std::max(weight, high - weight);
-      }
-    } else {
-      const int64_t taps = static_cast<int64_t>(layer.weight.size()) / layer.out_channels;
-      for (int64_t k = o * taps; k < (o + 1) * taps; ++k)
-        sum += high * std::abs(static_cast<int>(layer.weight[static_cast<size_t>(k)]));
-    }
-    return sum;
-  }
-
-  void check_result(int32_t index, const Layer& layer, int64_t o) {
-    const int64_t bound = sum_bound(layer, o), multiplier = layer.multiplier[static_cast<size_t>(o)],
-                  offset = layer.offset[static_cast<size_t>(o)];
-    if (layer.kind != LayerKind::classifier && bound >= largest_sum)
-      refuse("`layers[%d]`: the sum of output %lld can reach %lld; it must stay below 2^31", index,
-             static_cast<long long>(o), static_cast<long long>(bound));
-    const auto size = [](int64_t number) {
-      return number < 0 ? -static_cast<uint64_t>(number) : static_cast<uint64_t>(number);
-    };
-    uint64_t result = 0;
-    // the residual adds at most 2^39
-    const bool overflows = __builtin_mul_overflow(size(multiplier), static_cast<uint64_t>(bound), &result) ||
-                           __builtin_add_overflow(result, size(offset), &result) ||
-                           __builtin_add_overflow(result, 255 * size(layer.residual_multiplier), &result);
-    if (overflows || result >= static_cast<uint64_t>(largest_result))
-      refuse(
-          "`layers[%d]`: multiplier (=%lld) and offset (=%lld) of output %lld are too large: with a sum of "
-          "up to %lld "
-          "the result must stay below 2^62",
-          index, static_cast<long long>(multiplier), static_cast<long long>(offset),
-          static_cast<long long>(o), static_cast<long long>(bound));
-  }
-
-  // `bits` has to hold: of all that adder layers compare, but the image.
-  void check_bits(const Fields& fields, int32_t index, const Layer& layer) {
-    if (layer.kind != LayerKind::adder || layer.input == 0) return;
-    const int64_t high = input_of(layer).high, highest = (1 << bits_) - 1;
-    for (uint8_t weight : layer.adder_weight)
-      if (weight > highest)
-        refuse("`%d.weight` (=%d somewhere) must be at most %lld: `bits` is %lld", index, weight,
-               static_cast<long long>(highest), static_cast<long long>(bits_));
-    if (high > highest)
-      refuse("`%sinput` (=%d) has values up to %lld; an adder layer's must end at %lld where `bits` is %lld",
-             fields.where().c_str(), layer.input, static_cast<long long>(high),
-             static_cast<long long>(highest), static_cast<long long>(bits_));
   }
 
   // One border per tensor serves all its readers: they must agree on what is in it.
