@@ -65,6 +65,7 @@ def weights(change: Callable[[dict[str, Any], dict[str, str]], object], name: st
         path = folder / f"{name}.safetensors"
         with safe_open(path, framework="pt") as file:
             metadata, tensors = dict(file.metadata()), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        del metadata["sha256"]  # what a forger leaves out, and older versions did
         change(tensors, metadata)
         save_file(tensors, path, metadata)
 
@@ -111,6 +112,13 @@ def file(name: str, content: str | bytes) -> Callable[[Path], object]:
 
 def cut(name: str, length: int) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:length])
+
+
+def flip(folder: Path) -> None:
+    """One bit of the last number."""
+    path = folder / "last.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
 
 
 def unfinished(change: Callable[[Path], object]) -> Callable[[Path], None]:
@@ -242,6 +250,7 @@ CASES = [
     Case("evaluation of nothing", line("eval run"), ["`run` (=run) holds no run", "config.yaml"]),
     Case("evaluation without weights", run(lambda f: (f / "last.safetensors").unlink(), EVAL), [LAST, "can't be read"]),
     Case("truncated weights", run(cut("last.safetensors", 5000), EVAL), [LAST, "can't be read"]),
+    Case("weights with a wrong byte", run(flip, EVAL), [LAST, "are damaged: their checksum"]),
     Case("weights of zero bytes", run(cut("last.safetensors", 0), EVAL), [LAST, "can't be read"]),
     Case("weights with a huge header", run(file("last.safetensors", b"\xff" * 64), EVAL), [LAST, "can't be read"]),
     Case(

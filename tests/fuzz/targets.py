@@ -92,17 +92,21 @@ def parquet(folder: Path) -> tuple[list[bytes], Target]:
 def weights(folder: Path) -> tuple[list[bytes], Target]:
     info = NetworkInfo("resnet8", "adder", "x", ("a", "b"), 1, 8, 8, (0.5,), (0.2,))
     save_network(folder / "good.safetensors", models.create("resnet8", "adder", 2, 1), info)
-    data = (folder / "good.safetensors").read_bytes()
-    length = int.from_bytes(data[:8], "little")
+    sealed = (folder / "good.safetensors").read_bytes()
+    length = int.from_bytes(sealed[:8], "little")
+    header = json.loads(sealed[8 : 8 + length])
+    del header["__metadata__"]["sha256"]  # as files of older versions: every change would be found by it
+    text = json.dumps(header).encode()
     # most of the file is numbers, where a change does little: let most changes meet the header
-    head = data[: 8 + length]
+    head = len(text).to_bytes(8, "little") + text
+    data = head + sealed[8 + length :]
 
     def target(folder: Path, spoilt: bytes) -> None:
         path = folder / "bad.safetensors"
         path.write_bytes(spoilt if len(spoilt) > 2 * len(head) else spoilt + data[len(head) :])
         load_network(path)
 
-    return [head, head, data], target
+    return [head, head, data, sealed], target
 
 
 def integers(folder: Path) -> tuple[list[bytes], Target]:

@@ -122,7 +122,7 @@ def test_all_damaged_is_an_error_that_names_them(saved, damage):
     paths = saved.paths()
     for path in paths:
         DAMAGE[damage](path)
-    with pytest.raises(ValueError, match="There is no other: put a copy back, or delete the folder") as error:
+    with pytest.raises(ValueError, match="There is no other: put a copy back, or choose another folder") as error:
         saved.load(pytest.fail)
     assert str(paths[0]) in str(error.value)
     if damage != "removed":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -66,3 +67,71 @@ def test_teacher_of_other_labels_is_another(tmp_path, display, home):
         config = make_config(write_set(tmp_path / name, classes), method="kd", epochs=1)
         train.train(config, tmp_path / f"run-{name}", display=display)
     assert len(list((home / "teachers").iterdir())) == 2
+
+
+def flip(path: Path, count: int = 100) -> None:
+    """Spoils that many bytes in the second half, which are all numbers."""
+    content = bytearray(path.read_bytes())
+    for at in np.linspace(len(content) // 2, len(content) - 1, count).astype(int):
+        content[at] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {"flipped": flip, "a bit of the header": lambda path: change_mean(path), "removed": Path.unlink}
+SAYS = {"removed": "can't be read"}
+
+
+def change_mean(path: Path) -> None:
+    content = path.read_bytes()
+    at = content.index(b'\\"mean\\":[0.') + len(b'\\"mean\\":[0.')
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_teacher_of_the_cache_is_named_with_the_remedy(tmp_path, display, home, damage):
+    config = make_config(write_set(tmp_path / "a"), method="kd", epochs=1)
+    train.train(config, tmp_path / "first", display=display)
+    (folder,) = (home / "teachers").iterdir()
+    DAMAGE[damage](folder / "last.safetensors")
+    says = rf"{folder}/last.safetensors` {SAYS.get(damage, 'are damaged')}.*; delete the folder `{folder}`, and it is"
+    with pytest.raises(ValueError, match=says):
+        train.train(config, tmp_path / "second", display=display)
+    shutil.rmtree(folder)
+    train.train(config, tmp_path / "second", resume=True, display=display)
+    whole = [(tmp_path / name / "last.safetensors").read_bytes() for name in ("first", "second")]
+    assert whole[0] == whole[1]
+
+
+def test_weights_of_older_versions_have_no_checksum(tmp_path, display):
+    train.train(make_config(write_set(tmp_path / "a"), epochs=1), tmp_path / "run", display=display)
+    path = tmp_path / "run" / "last.safetensors"
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    assert len(header["__metadata__"].pop("sha256")) == 64
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[start:])
+    assert train.load_network(path)[1].dataset == "pets"
+
+
+@pytest.mark.parametrize("left", [[], ["epoch-0001-step-000000.pt.damaged"]], ids=["no folder", "damaged ones"])
+def test_results_without_a_checkpoint_are_not_overwritten(tmp_path, display, left):
+    config = make_config(write_set(tmp_path / "a"))
+    folder = tmp_path / "run"
+    train.train(config, folder, display=display)
+    (folder / "summary.json").unlink()
+    shutil.move(folder / "checkpoints", tmp_path / "away")
+    for name in left:
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints" / name).write_bytes(b"x")
+    before = {path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
+    with pytest.raises(
+        ValueError, match=r"metrics.csv` holds results, but there is no checkpoint .*: put them back, or"
+    ):
+        train.train(config, folder, resume=True, display=display)
+    assert {path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()} == before
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    shutil.move(tmp_path / "away", folder / "checkpoints")
+    steps = display.steps
+    train.train(config, folder, resume=True, display=display)
+    assert display.steps == steps

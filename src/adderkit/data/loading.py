@@ -161,7 +161,8 @@ def load(config: DataConfig, device: torch.device | str = "cpu") -> ImageData:
     name = config.label or raw.name
     labels = {"train_labels": fingerprint.of_labels(train.labels), "test_labels": fingerprint.of_labels(test.labels)}
     known = cache(lambda: labels | content())
-    return ImageData(name, raw.classes, channels, height, width, mean, std, *made, tuple(skipped), known)
+    skips = tuple(skipped)
+    return ImageData(name, raw.classes, channels, height, width, mean, std, *made, skipped=skips, content=known)
 
 
 def fitting(config: DataConfig) -> Size:

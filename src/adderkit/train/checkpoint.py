@@ -19,6 +19,7 @@ from adderkit.plain_load import load_plain
 from adderkit.train.files import WriteError, remove, remove_temporary, write_atomically, write_text
 
 STATE_FORMAT = 2
+RESULTS_FILE = "metrics.csv"
 _MARK = b"sha256 "
 _TRAILER = len(_MARK) + 64 + 1
 _NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.pt")
@@ -106,10 +107,23 @@ class Checkpoints:
             return state
         if faults:
             raise ValueError(
-                f"{'; '.join(faults)}. There is no other: put a copy back, or delete the folder `{self.folder}`"
-                " to train from the start"
+                f"{'; '.join(faults)}. There is no other: put a copy back, or choose another folder to train from the"
+                " start"
             )
         return None
+
+    def check_there(self) -> None:
+        """Refuses a run's folder that has results but nothing left to go on from: starting over would replace them.
+
+        Raises:
+            ValueError: `metrics.csv` is there, which the first epoch's checkpoint comes before, and no checkpoint is.
+        """
+        results = self.folder.parent / RESULTS_FILE
+        if results.exists() and not self.paths() and not self._pointer.exists():
+            raise ValueError(
+                f"`{results}` holds results, but there is no checkpoint to go on from in `{self.folder}`: put them back,"
+                f" or choose another folder (to start over in this one, delete {RESULTS_FILE})"
+            )
 
     def clean(self) -> None:
         """Removes half-written files of a process that was killed."""

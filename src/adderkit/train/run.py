@@ -25,7 +25,7 @@ from adderkit.train.interrupt import Interrupted, Stop
 from adderkit.train.loop import Trainer
 from adderkit.train.randomness import random_state, seed_all, set_random_state
 from adderkit.train.record import SKIPPED_FILE, read_summary, write_skipped, write_summary
-from adderkit.train.teacher import cached_folder, new_teacher, teacher_config, teacher_from_run
+from adderkit.train.teacher import cached_folder, cached_teacher, new_teacher, teacher_config
 
 
 def train(config: BaseConfig, out: Path, resume: bool = False, display: Display | None = None) -> dict[str, Any]:
@@ -153,6 +153,7 @@ def _open(out: Path, config: BaseConfig, data: ImageData, trainer: Trainer, proc
             remove_temporary(out)
             trainer.checkpoints.clean()
             check_same_run(out, config)
+            trainer.checkpoints.check_there()
             if data.skipped:
                 write_skipped(out, data.skipped)
 
@@ -205,11 +206,18 @@ def _trained_teacher(
     """Weights of the fixed teacher: from the cache, or trained into it now."""
     alone = teacher_config(config)
     folder = cached_folder(alone, data)
-    if processes.from_first(lambda: read_summary(folder)) is None:
+
+    def cached() -> dict[str, Any] | None:
+        teacher = cached_teacher(folder, config, data)
+        return None if teacher is None else teacher.state_dict()
+
+    weights = processes.from_first(cached)
+    if weights is None:
         display.note(f"the fixed teacher is trained first, in {folder}")
         wait = f"another process is training this teacher: waiting for it (the folder is {folder})"
         _train_in(folder, alone, display, stop, processes, lambda: display.note(wait))
-    return processes.from_first(lambda: teacher_from_run(folder, config, data).state_dict())
+        weights = processes.from_first(cached)
+    return weights or {}
 
 
 def _summary(config: BaseConfig, data: ImageData, trainer: Trainer, device: torch.device) -> dict[str, Any]:

@@ -54,6 +54,21 @@ def cached_folder(config: BaseConfig, data: ImageData) -> Path:
     return paths.home() / "teachers" / f"{data.name}-{config.student}-{digest}"
 
 
+def cached_teacher(folder: Path, config: BaseConfig, data: ImageData) -> Network | None:
+    """The teacher that was trained in a folder of the cache; None where its training is not finished.
+
+    Raises:
+        ValueError: something is missing or damaged there.
+    """
+    try:
+        return None if read_summary(folder) is None else teacher_from_run(folder, config, data)
+    except ValueError as error:
+        raise ValueError(
+            f"the fixed teacher that was trained before can't serve: {error}; delete the folder `{folder}`, and it is"
+            " trained anew"
+        ) from None
+
+
 def teacher_from_run(folder: Path, config: BaseConfig, data: ImageData) -> Network:
     """The student of a finished run, or imported weights, as a teacher.
 

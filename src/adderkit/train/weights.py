@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, BinaryIO, Literal
 
 import torch
 from pydantic import TypeAdapter
@@ -24,6 +26,7 @@ from adderkit.train.files import write_atomically
 
 _FORMAT_NAME = "adderkit-network-"
 _FORMAT = f"{_FORMAT_NAME}1"
+_DIGEST = "sha256"  # key in the metadata; files of older versions have none
 _MOST_FAULTS = 5  # in a message
 
 
@@ -66,19 +69,37 @@ class NetworkInfo:
 
 
 def save_network(path: Path, network: Network, info: NetworkInfo) -> None:
-    """Writes a network's parameters and buffers, with `info` in the header, atomically."""
+    """Writes a network's parameters and buffers, with `info` and a SHA-256 of all that in the header, atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     metadata = {"format": _FORMAT, "network": TypeAdapter(NetworkInfo).dump_json(info).decode()}
-    content = _with_sorted_header(save(tensors, metadata))
+    content = _sealed(save(tensors, metadata))
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
-def _with_sorted_header(content: bytes) -> bytes:
-    """The same weights make the same file: safetensors writes its metadata in any order."""
+def _sealed(content: bytes) -> bytes:
+    """With its SHA-256, and the header in order: the same weights make the same file, whatever safetensors does."""
+    _, digest = _digests(io.BytesIO(content))
     start = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8:start]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8 bytes
-    return len(header).to_bytes(8, "little") + header + content[start:]
+    header = json.loads(content[8:start])
+    header["__metadata__"][_DIGEST] = digest
+    text = _in_order(header)
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + content[start:]
+
+
+def _digests(file: BinaryIO) -> tuple[str | None, str]:
+    """Of a file of safetensors: the SHA-256 that its header names, and that of all the rest."""
+    header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    metadata: dict[str, str] = header.get("__metadata__", {})
+    named = metadata.pop(_DIGEST, None)
+    digest = hashlib.sha256(_in_order(header))
+    while part := file.read(2**20):
+        digest.update(part)
+    return named, digest.hexdigest()
+
+
+def _in_order(header: dict[str, Any]) -> bytes:
+    return json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
 
 
 def load_network(path: Path) -> tuple[Network, NetworkInfo]:
@@ -93,9 +114,13 @@ def load_network(path: Path) -> tuple[Network, NetworkInfo]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        with open(path, "rb") as file:
+            named, found = _digests(file)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"weights `{name}` can't be read: {error}") from None
     _check_format(name, metadata.get("format"))
+    if named not in (None, found):
+        raise ValueError(f"weights `{name}` are damaged: their checksum is not that of their content")
     try:
         info = TypeAdapter(NetworkInfo).validate_json(metadata["network"])
         _check_info(info)
