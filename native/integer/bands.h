@@ -19,30 +19,25 @@ class Bands {
   template <class PlaceOf>
   void work(const PlaceOf& place) {
     for (int64_t ticket; (ticket = next_.fetch_add(1, std::memory_order_relaxed)) < tickets_;) {
-      const int64_t step = step_of_[static_cast<size_t>(ticket / count_)];
+      const Band& band = bands_[static_cast<size_t>(ticket / count_)];
       const int64_t image = ticket % count_;
-      const int64_t band = ticket / count_ - first_[static_cast<size_t>(step)];
-      wait_for_inputs(image, step, band);
-      const auto [first, last] = rows(step, band);
-      make_rows(place(image), step, first, last);
-      done_[static_cast<size_t>(image * stride_ + first_[static_cast<size_t>(step)] + band)].store(
-          1, std::memory_order_release);
+      wait_for_inputs(image, band);
+      make_rows(place(image), band.tensor, band.first, band.last);
+      done_[static_cast<size_t>(ticket)].store(1, std::memory_order_release);
     }
   }
 
  private:
-  struct Rows {
-    int64_t first, last;
+  struct Band {
+    int64_t tensor, first, last;  // rows
   };
-  Rows rows(int64_t step, int64_t band) const;
-  void wait_for_inputs(int64_t image, int64_t step, int64_t band) const;
-  void wait_for(int64_t image, int64_t step, int64_t first, int64_t last) const;
+  void wait_for_inputs(int64_t image, const Band& band) const;
+  void wait_for(int64_t image, int64_t tensor, int64_t first, int64_t last) const;
 
   const Plan::State& plan_;
-  int64_t count_, stride_ = 0, tickets_ = 0;
-  std::vector<int64_t> first_;    // number of the first band of each tensor
-  std::vector<int64_t> bands_;    // bands of each tensor
-  std::vector<int64_t> step_of_;  // tensor that each band belongs to
+  int64_t count_, tickets_;
+  std::vector<Band> bands_;         // of one image, in the order in which they are claimed
+  std::vector<size_t> first_band_;  // of each tensor, and the end
   std::vector<std::atomic<uint8_t>> done_;
   std::atomic<int64_t> next_{0};
 };

@@ -307,7 +307,7 @@ void expect(bool is_right, const char* format, ...) {
 }
 
 int main(int count, char** arguments) {
-  test_random_networks(count > 1 ? std::atoi(arguments[1]) : 400);
+  test_random_networks(count > 1 ? std::atoi(arguments[1]) : 200);
   test_large_layers();
   test_largest_sums();
   test_calls_at_once();

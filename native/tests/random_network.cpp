@@ -74,7 +74,8 @@ class Builder {
       layer.weight.push_back(static_cast<int8_t>(random_.between(-128, 127)));
     layer.shift = static_cast<int32_t>(random_.between(0, 20));
     for (int32_t o = 0; o < classes; ++o) {
-      layer.multiplier.push_back(static_cast<int32_t>(random_.between(-3, 3) << layer.shift >> 2));
+      layer.multiplier.push_back(
+          static_cast<int32_t>(random_.between(-3, 3) * (int64_t{1} << layer.shift) / 4));
       layer.offset.push_back(random_.between(-1000, 1000));
       network_.classes.push_back("class");
     }
