@@ -395,6 +395,17 @@ CASES = [
         line("import x --network resnet9 --out run"),
         ["`network` (='resnet9')", "resnet8"],
     ),
+    Case("import of nothing", line("import --network resnet8 --data.name digits --out run"), ["`file` is required"]),
+    Case(
+        "import of torchvision's network by two names",
+        line("import --network resnet8 --torchvision resnet18 --out run"),
+        ["`torchvision` (='resnet18')", "goes without `network` (=resnet8)"],
+    ),
+    Case(
+        "import of torchvision's network for images of another normalisation",
+        line("import --torchvision resnet18 --data.name digits --out run"),
+        ["`data.normalisation` (=own) must be imagenet"],
+    ),
     Case("import into a folder with files", run(keep, ["import", "x", "--out", "run"]), ["`out` (=run) is not empty"]),
     Case("bench of nothing", line("bench foo"), ["no command `foo`", "ops, train"]),
     Case("bench of no images", line("bench ops --batch 0"), ["`batch` (=0)", "greater than or equal to 1"]),

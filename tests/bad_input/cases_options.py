@@ -153,6 +153,26 @@ CASES = [
         ["`data.image_size` (=1000000)", "less than or equal to 8192"],
     ),
     Case(
+        "resized crops of no size",
+        given("--data.augmentation", "resized_crop"),
+        ["`data.augmentation` (='resized_crop')", "needs `image_size`"],
+    ),
+    Case(
+        "padding beside resized crops",
+        given("--data.augmentation", "resized_crop", "--data.image_size", "8", "--data.crop_padding", "1"),
+        ["`data.crop_padding` (=1)", "not used by `augmentation` (=resized_crop)"],
+    ),
+    Case(
+        "centre larger than the image",
+        given("--data.image_size", "8", "--data.resize", "7"),
+        ["`data.resize` (=7)", "must be >= `image_size` (=8)"],
+    ),
+    Case(
+        "colours' normalisation of grey images",
+        given("--data.normalisation", "imagenet"),
+        ["`normalisation` (=imagenet)", "these are grey", "own"],
+    ),
+    Case(
         "a million workers",
         given("--data.workers", "1000000"),
         ["`data.workers` (=1000000)", "less than or equal to 256"],
