@@ -125,9 +125,7 @@ def test_results_without_a_checkpoint_are_not_overwritten(tmp_path, display, lef
         (folder / "checkpoints").mkdir()
         (folder / "checkpoints" / name).write_bytes(b"x")
     before = {path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
-    with pytest.raises(
-        ValueError, match=r"metrics.csv` holds results, but there is no checkpoint .*: put them back, or"
-    ):
+    with pytest.raises(ValueError, match=r"metrics.csv` holds results, .*: put them back, or choose"):
         train.train(config, folder, resume=True, display=display)
     assert {path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()} == before
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -135,3 +133,71 @@ def test_results_without_a_checkpoint_are_not_overwritten(tmp_path, display, lef
     steps = display.steps
     train.train(config, folder, resume=True, display=display)
     assert display.steps == steps
+
+
+def test_sweeps_over_eta_share_a_teacher(tmp_path, stop_after, display, home):
+    """Also one that is not yet trained to its end."""
+    root = write_set(tmp_path / "a")
+    with pytest.raises(train.Interrupted):
+        train.train(make_config(root, method="kd", eta=0.1), tmp_path / "one", display=stop_after(1))
+    train.train(make_config(root, method="kd", eta=0.3), tmp_path / "two", display=display)
+    assert display.steps == 7 + 8
+    assert len(list((home / "teachers").iterdir())) == 1
+
+
+STREAM = {"memory_limit_mb": 0, "workers": 0}
+
+
+def truncate(path: Path) -> bytes:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    return content
+
+
+def test_broken_streamed_test_image_is_found_before_anything_is_written(tmp_path, display, capsys):
+    root = write_set(tmp_path / "a")
+    truncate(root / "test" / "bee" / "3.png")
+    with pytest.raises(ValueError, match=r"test/bee/3.png: broken image"):
+        train.train(make_config(root, data=STREAM), tmp_path / "run", display=display)
+    assert display.steps == 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_that_is_due_at_the_last_step_does_not_wait_for_the_evaluation(tmp_path, display):
+    values = {"checkpoint_minutes": 1e-9, "keep_checkpoints": 99, "epochs": 1}
+    train.train(make_config(write_set(tmp_path / "a"), **values), tmp_path / "run", display=display)
+    names = sorted(path.stem for path in (tmp_path / "run" / "checkpoints").glob("*.pt"))
+    assert names == [*(f"epoch-0000-step-{step:06d}" for step in (1, 2, 3, 4)), "epoch-0001-step-000000"]
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_image_that_breaks_in_the_middle_of_a_run_is_mended_and_the_run_goes_on(tmp_path, display, part, accumulate):
+    root = write_set(tmp_path / "a")
+    config = make_config(root, data=STREAM, method="kd", accumulate=accumulate)
+    train.train(config, tmp_path / "whole", display=display)
+    bad, kept = root / part / "ant" / "3.png", {}
+
+    def spoil(*_: object) -> None:
+        kept.setdefault("content", truncate(bad) if not kept else b"")
+
+    display.steps, count = 0, display.step
+    display.step = lambda *arguments: (count(*arguments), spoil())
+    with pytest.raises(ValueError, match=rf"{part}/ant/3.png: broken image .*a run under way needs it mended"):
+        train.train(config, tmp_path / "run", display=display)
+    display.step = count
+    assert not (tmp_path / "run" / "skipped.csv").exists()
+    with pytest.raises(ValueError, match="broken image"):  # not yet mended: nothing is lost
+        train.train(config, tmp_path / "run", resume=True, display=display)
+    skipping = make_config(root, data={**STREAM, "on_bad_image": "skip"}, method="kd", accumulate=accumulate)
+    display.notes.clear()
+    with pytest.raises(ValueError, match=r"`data\.on_bad_image` is 'stop' there and 'skip' here"):
+        train.train(skipping, tmp_path / "run", resume=True, display=display)
+    assert not any("skipped.csv" in note for note in display.notes)
+    bad.write_bytes(kept["content"])
+    train.train(config, tmp_path / "run", resume=True, display=display)
+    if part == "test" or accumulate == 1:
+        assert display.steps == 8  # none twice
+    for name in ("last", "teacher"):
+        path = f"{name}.safetensors"
+        assert (tmp_path / "run" / path).read_bytes() == (tmp_path / "whole" / path).read_bytes()

@@ -38,7 +38,7 @@ Size = int | tuple[int, int] | Callable[[Image.Image], Image.Image] | None
 """What is done to a decoded image: (height, width) that a bilinear resize just covers, of which the centre is kept; a
 number is that of a square, so the length of the shorter side. Or any other way (`adderkit.data.crops`). None: nothing.
 """
-_REMEDY = "mend or remove it, or set `data.on_bad_image` to skip"
+_REMEDY = "mend or remove it, or set `data.on_bad_image` to skip (a run under way needs it mended)"
 
 
 class BadImage(ValueError):

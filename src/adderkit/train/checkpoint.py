@@ -121,8 +121,8 @@ class Checkpoints:
         results = self.folder.parent / RESULTS_FILE
         if results.exists() and not self.paths() and not self._pointer.exists():
             raise ValueError(
-                f"`{results}` holds results, but there is no checkpoint to go on from in `{self.folder}`: put them back,"
-                f" or choose another folder (to start over in this one, delete {RESULTS_FILE})"
+                f"`{results}` holds results, but there is no checkpoint in `{self.folder}`: put them back, or choose"
+                f" another folder (to start over in this one, delete {RESULTS_FILE})"
             )
 
     def clean(self) -> None:

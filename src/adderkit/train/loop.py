@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -177,12 +177,19 @@ class Trainer:
             config.batch_size, seed=config.seed, epoch=self.epoch, start=self.step, share=self._share
         )
         while self.step < self.steps:
-            losses = self._train_step(step, islice(parts, config.accumulate), phase)
+            try:
+                first = next(parts)
+            except (ValueError, OSError):  # an image that can't be used: nothing of this step is done yet
+                self.seconds += time.monotonic() - begin
+                self._check_finite()
+                self._save_state()
+                raise
+            losses = self._train_step(step, chain([first], islice(parts, config.accumulate - 1)), phase)
             self.step += 1
             meter = self.student.meter if phase.trains_student else self.nets[-1].meter
             self.display.step(self.epoch + 1, losses, meter.correct / max(meter.images, 1), config.batch_size)
             now = time.monotonic()
-            is_due = now - last_save > 60 * config.checkpoint_minutes and self.step < self.steps
+            is_due = now - last_save > 60 * config.checkpoint_minutes
             number, is_due = self.processes.largest(stop.number or 0, is_due)
             if number or is_due:
                 self.seconds += now - begin
@@ -244,13 +251,15 @@ class Trainer:
             # wait nevertheless: all of them take part to the end.
             with stop.immediate() if self.processes.count == 1 else nullcontext():
                 rows = [self._row(net, phase) for net in self.nets]
-        except KeyboardInterrupt:
-            if stop.number is None or stop.is_forced:
+        except (KeyboardInterrupt, ValueError, OSError) as error:
+            if isinstance(error, KeyboardInterrupt) and (stop.number is None or stop.is_forced):
                 raise
             set_random_state(before, self.device)
             self.seconds += time.monotonic() - begin
             self._save_state()  # all steps are done: going on from here, the evaluation comes next
-            raise self._interrupted(stop.number) from None
+            if not isinstance(error, KeyboardInterrupt):
+                raise
+            raise self._interrupted(stop.number or 0) from None
         if self.schedule.ends_phase(self.epoch):
             self.method.end_phase(phase, self.student.network)
         self.seconds += time.monotonic() - begin

@@ -88,11 +88,11 @@ def _train_in(
         with processes.agreed():
             device = environment.pick_device(config.device)
         data = processes.in_turn(lambda: load(config.data, device))
-        if data.skipped:
-            display.note(describe(data.skipped) + f"; all are in {out / SKIPPED_FILE}")
         with processes.agreed():
             trainer = _trainer(config, data, out, display, device, processes)
         _open(out, config, data, trainer, processes)
+        if data.skipped:
+            display.note(describe(data.skipped) + f"; all are in {out / SKIPPED_FILE}")
         if trainer.teacher is not None and _is_trained_first(config, trainer):
             before = random_state(device)
             trainer.teacher.network.load_state_dict(_trained_teacher(config, data, display, stop, processes))
