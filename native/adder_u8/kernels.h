@@ -1,11 +1,11 @@
 // The kernels as templates over an instruction set's tiles: how maps are cut into tiles and weights packed.
 //
-// A tile is up to `pixels` neighbouring outputs of a row for a block of `filters` filters. A set `Isa` offers
-//   Finish(layer, filter)  what the end of a block's tiles needs, kept in registers; filter: the block's
-//   first adder_tile<P>(layer, finish, packed, x, residual, output) convolution_tile<P>(...)  likewise
-// where x is the patch of the first pixel, residual (or null) and output that pixel's block. Weights of a
-// block lie as [step][lane][depth]: `depth` neighbouring channels of each filter at a time, lane `i` being
-// filter filter_of(i) of the block.
+// A tile is up to `pixels` neighbouring outputs of a row for a block of `filters` filters. A set `Isa` makes
+// one with adder_tile<P>() or convolution_tile<P>(), where x is the patch of the first of P pixels, residual
+// (or null) and output that pixel's block, and a Finish holds what the end of a block's tiles needs.
+//
+// Weights of a block lie as [step][lane][depth]: `depth` neighbouring channels of each filter at a time, lane
+// `i` being filter filter_of(i) of the block; a convolution's, int16, with `convolution_depth`, in order.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,12 @@
 
 #include "plan.h"
 
+// Sums of a tile stay in registers only where every loop over them is unrolled early.
+#if defined(__clang__)
+#define ADDERKIT_UNROLL_U8 _Pragma("unroll")
+#else
 #define ADDERKIT_UNROLL_U8 _Pragma("GCC unroll 32")
+#endif
 #define ADDERKIT_INLINE_U8 __attribute__((always_inline)) inline
 
 namespace adderkit {
@@ -88,7 +93,7 @@ struct U8Kernels {
   }
 
   static int64_t adder_bytes(const SlidingLayer& layer) {
-    return padded_filters(layer, Isa::filters) * layer.kernel_rows * layer.run;
+    return padded_filters(layer, Isa::filters) / Isa::filters * adder_block(layer);
   }
 
   static void pack_adder(const SlidingLayer& layer, const uint8_t* weight, int64_t filters, uint8_t* packed) {
@@ -110,24 +115,25 @@ struct U8Kernels {
     rows(layer, packed, adder_block(layer), input, residual, output, first, last);
   }
 
-  // A convolution's steps are pairs of int16; an odd filter row ends with a weight of 0. Filters in order.
-  static int64_t pairs_of(const SlidingLayer& layer) { return (layer.run + 1) / 2; }
+  // A convolution's filters lie in order; where a filter row is no multiple of the depth, it ends with zeros.
   static int64_t convolution_block(const SlidingLayer& layer) {
-    return Isa::filters * layer.kernel_rows * pairs_of(layer) * 4;
+    constexpr int64_t D = Isa::convolution_depth;
+    return Isa::filters * layer.kernel_rows * ((layer.run + D - 1) / D * D) * int64_t{sizeof(int16_t)};
   }
 
   static int64_t convolution_bytes(const SlidingLayer& layer) {
-    return padded_filters(layer, Isa::filters) * layer.kernel_rows * pairs_of(layer) * 4;
+    return padded_filters(layer, Isa::filters) / Isa::filters * convolution_block(layer);
   }
 
   static void pack_convolution(const SlidingLayer& layer, const int8_t* weight, int64_t filters,
                                uint8_t* packed) {
+    constexpr int64_t D = Isa::convolution_depth;
     int16_t* to = reinterpret_cast<int16_t*>(packed);
     for (int64_t first = 0; first < layer.filters; first += Isa::filters)
       for (int64_t row = 0; row < layer.kernel_rows; ++row)
-        for (int64_t pair = 0; pair < pairs_of(layer); ++pair)
+        for (int64_t step = 0; step < layer.run; step += D)
           for (int64_t filter = first; filter < first + Isa::filters; ++filter)
-            for (int64_t k = 2 * pair; k < 2 * pair + 2; ++k) {
+            for (int64_t k = step; k < step + D; ++k) {
               const bool is_there = filter < filters && k < layer.run;
               *to++ = is_there ? weight[(filter * layer.kernel_rows + row) * layer.run + k] : int16_t{0};
             }

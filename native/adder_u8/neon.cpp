@@ -7,7 +7,7 @@ namespace adderkit {
 namespace {
 
 struct NeonU8 {
-  static constexpr int filters = 16, depth = 2, pixels = 6;
+  static constexpr int filters = 16, depth = 2, convolution_depth = 1, pixels = 6;
   struct Scope {};
   static int64_t filter_of(int64_t lane) { return lane; }
 
@@ -134,18 +134,15 @@ struct NeonU8 {
     const int16_t* weight = reinterpret_cast<const int16_t*>(packed);
     const int64_t step = layer.x_stride;
     for (int64_t row = layer.kernel_rows; row > 0; --row, x += layer.row)
-      for (int64_t k = 0; k < layer.run; k += 2, weight += 32) {
-        const int16x8x2_t first = vld2q_s16(weight), second = vld2q_s16(weight + 16);
+      for (int64_t k = 0; k < layer.run; ++k, weight += filters) {
+        const int16x8_t w[2] = {vld1q_s16(weight), vld1q_s16(weight + 8)};
         ADDERKIT_UNROLL_U8
         for (int p = 0; p < P; ++p) {
-          ADDERKIT_UNROLL_U8
-          for (int i = 0; i < 2; ++i) {
-            const int16_t value = x[p * step + k + i];
-            sum[p][0] = vmlal_n_s16(sum[p][0], vget_low_s16(first.val[i]), value);
-            sum[p][1] = vmlal_high_n_s16(sum[p][1], first.val[i], value);
-            sum[p][2] = vmlal_n_s16(sum[p][2], vget_low_s16(second.val[i]), value);
-            sum[p][3] = vmlal_high_n_s16(sum[p][3], second.val[i], value);
-          }
+          const int16_t value = x[p * step + k];
+          sum[p][0] = vmlal_n_s16(sum[p][0], vget_low_s16(w[0]), value);
+          sum[p][1] = vmlal_high_n_s16(sum[p][1], w[0], value);
+          sum[p][2] = vmlal_n_s16(sum[p][2], vget_low_s16(w[1]), value);
+          sum[p][3] = vmlal_high_n_s16(sum[p][3], w[1], value);
         }
       }
     ADDERKIT_UNROLL_U8

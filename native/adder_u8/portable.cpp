@@ -5,7 +5,7 @@ namespace adderkit {
 namespace {
 
 struct PortableU8 {
-  static constexpr int filters = 8, depth = 1, pixels = 4;
+  static constexpr int filters = 8, depth = 1, convolution_depth = 1, pixels = 4;
   struct Scope {};
   static int64_t filter_of(int64_t lane) { return lane; }
 
@@ -51,11 +51,10 @@ struct PortableU8 {
     int32_t sum[P][filters] = {};
     const int16_t* weight = reinterpret_cast<const int16_t*>(packed);
     for (int64_t row = 0; row < layer.kernel_rows; ++row, x += layer.row)
-      for (int64_t k = 0; k < layer.run; k += 2, weight += 2 * filters)
+      for (int64_t k = 0; k < layer.run; ++k, weight += filters)
         for (int p = 0; p < P; ++p) {
-          const int16_t* pair = x + p * layer.x_stride + k;
-          for (int lane = 0; lane < filters; ++lane)
-            sum[p][lane] += pair[0] * weight[2 * lane] + pair[1] * weight[2 * lane + 1];
+          const int16_t value = x[p * layer.x_stride + k];
+          for (int lane = 0; lane < filters; ++lane) sum[p][lane] += value * weight[lane];
         }
     finish.template store<P>(sum, residual, output);
   }

@@ -22,7 +22,7 @@ struct X86U8 {
   using Vec = typename Ops::Vec;
   using Scope = Denormals;
   static constexpr int parts = sizeof(Vec) / 16;
-  static constexpr int filters = 4 * parts, depth = 8, pixels = Ops::pixels;
+  static constexpr int filters = 4 * parts, depth = 8, convolution_depth = 2, pixels = Ops::pixels;
 
   // In 128-bit part j, the first vector has filters 4j and 4j + 1, the second 4j + 2 and 4j + 3.
   static int64_t filter_of(int64_t lane) {
