@@ -251,6 +251,7 @@ def test_what_a_small_file_may_ask_for():
         (encode('{"name":"a","na\\u006de":"b"}', ARRAYS), "the key `name` stands twice"),
         (encode('{"name":"\\ud800"}', ARRAYS), "half a pair of surrogates"),
         (encode('{"name":"\\udc00\\ud800"}', ARRAYS), "half a pair of surrogates"),
+        (encode('{"name":"\\ud800\\u0041"}', ARRAYS), "half a pair of surrogates"),
         (encode('{"note":' + "[" * 40 + "]" * 40 + "}", ARRAYS), "more than 32 levels"),
         (encode('{"note":[' + "0," * 1000000 + "0]}", ARRAYS), "more than 1,000,000 values"),
         (encode('{"note":' + "9" * 101 + "}", ARRAYS), "a number of more than 100 characters"),

@@ -96,7 +96,7 @@ def test_logits_saturate_where_float32_is_exact():
 
 
 def test_what_a_net_says_of_itself(tmp_path):
-    classes = ["Käse", "日本", "a\nb", "", "a"]
+    classes = ["Käse", "日本😀", "a\nb", "", "a"]
     path = tmp_path / "né.adk"
     path.write_bytes(encode(NETWORK | {"classes": classes, "source": {"commit": "abc"}}, ARRAYS))
     for given in (path, str(path)):
