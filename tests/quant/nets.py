@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -60,7 +62,7 @@ def integer_network(seed: int = 0) -> IntegerNetwork:
     """Every kind of layer, odd sizes, a residual, a zero point and a wide classifier input."""
     rng = np.random.default_rng(seed)
 
-    def epilogue(count: int, mean: int, deviation: int) -> dict[str, object]:
+    def epilogue(count: int, mean: int, deviation: int) -> dict[str, Any]:
         """Puts sums of this kind around 128 +- 60."""
         factor = rng.choice([-1, 1], count) * rng.uniform(0.5, 1.0, count) * 60 / deviation
         multiplier = np.rint(factor * 2**30).astype(np.int32)

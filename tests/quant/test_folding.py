@@ -33,7 +33,8 @@ def one_layer(op, weight, scale, bias, relu, residual, zero, bits=8, powers=Fals
     """A network of stem, shortcut, and the layer in question, of which only that one is looked at."""
     channels = weight.shape[1]
     stem = FusedLayer("convolution", "stem", 0, (channels, 5, 4), weight=torch.ones(channels, 1, 1, 1).double(),
-                      scale=torch.ones(channels).double(), bias=torch.zeros(channels).double(), relu=zero == 0)  # fmt: skip
+                      scale=torch.ones(channels).double(), bias=torch.zeros(channels).double(),
+                      relu=zero == 0)  # fmt: skip
     shape = (len(weight), 5, 4)
     shortcut = replace(stem, name="shortcut", shape=shape, relu=False,
                        weight=torch.ones(len(weight), 1, 1, 1).double(), scale=torch.ones(len(weight)).double(),

@@ -8,7 +8,7 @@ from adderkit.quant.folding import to_integers
 from adderkit.quant.fusing import fuse
 from adderkit.quant.network import IntegerLayer, IntegerNetwork
 from adderkit.quant.options import QuantizeOptions
-from adderkit.quant.quantize import Result, calibration_images, quantize
+from adderkit.quant.pipeline import Result, calibration_images, quantize
 from adderkit.quant.vectors import write_vectors
 
 __all__ = [

@@ -18,6 +18,7 @@ from adderkit.quant.simulation import POOL_HIGH, Simulation
 
 _SEARCHED = 64  # images on which ranges are compared
 _RANGES = [0.9**k for k in range(24)]  # fractions of the largest value that are tried: down to 9 %
+_LEAST = 1e-3  # of the largest magnitude before the ReLU: no range is smaller
 _STEEPEST = 2.0  # a corrected scale stays within this factor
 
 
@@ -141,7 +142,9 @@ def _choose(simulation: Simulation, tensor: int, exact: Tensor, rough: Tensor) -
 def _grid(values: Tensor, relu: bool, fraction: float, high: int, powers: bool) -> tuple[float, int]:
     """Step and zero of a grid over a fraction of the values' range."""
     low = 0.0 if relu else min(values.min().item(), 0.0) * fraction
-    step = max((max(values.max().item(), 0.0) * fraction - low) / high, 1e-12)
+    # Where a ReLU leaves next to nothing, what it cuts off tells how large a step is.
+    smallest = _LEAST * values.abs().max().item() or 1.0
+    step = max(max(values.max().item(), 0.0) * fraction - low, smallest) / high
     if powers:
         step = 2.0 ** round(math.log2(step))
     return step, min(round(-low / step), high)

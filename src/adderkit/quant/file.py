@@ -41,13 +41,15 @@ def read(path: Path) -> IntegerNetwork:
         arrays = net.arrays()
         facts = dict(net.header)
     layers = tuple(_read_layer(index, layer, arrays) for index, layer in enumerate(facts.pop("layers")))
-    given = {key: facts.pop(key) for key in _FACTS}
-    return IntegerNetwork(**(given | {"classes": tuple(given["classes"])}), layers=layers, notes=facts)
+    given: dict[str, Any] = {key: facts.pop(key) for key in _FACTS}
+    given["classes"] = tuple(given["classes"])
+    return IntegerNetwork(**given, layers=layers, notes=facts)
 
 
 def _read_layer(index: int, facts: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> IntegerLayer:
-    pairs = {key: tuple(facts[key]) for key in ("kernel", "stride", "padding")}
-    return IntegerLayer(**(facts | pairs), **{part: arrays.get(f"{index}.{part}") for part in _PARTS})
+    pairs: dict[str, Any] = {key: tuple(facts[key]) for key in ("kernel", "stride", "padding")}
+    parts: dict[str, Any] = {part: arrays.get(f"{index}.{part}") for part in _PARTS}
+    return IntegerLayer(**(facts | pairs | parts))
 
 
 def encode(network: IntegerNetwork) -> bytes:

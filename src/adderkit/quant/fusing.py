@@ -178,7 +178,7 @@ class _Fuser:
             raise Refused(f"module `{name}` has `padding` (={padding}) that is not smaller than its kernel {kernel}")
         stride = (module.stride[0], module.stride[1])
         value = self._values[source]
-        if isinstance(value, _Done) and value.pooling is not None and kind == "convolution":
+        if isinstance(value, _Done) and value.pooling is not None and isinstance(module, nn.Conv2d):
             return self._pooled_operator(name, module, value, kernel, padding)
         x = self._tensor(source)
         if kind == "adder" and x.tensor == 0:
@@ -249,20 +249,21 @@ class _Fuser:
     def _add(self, node: fx.Node, name: str) -> _Open:
         if node.kwargs.get("alpha", 1) != 1:
             raise Refused(f"{name} adds with a factor")
-        pair = [argument for argument in node.args[:2] if isinstance(argument, fx.Node)]
-        pair += [node.kwargs["other"]] if isinstance(node.kwargs.get("other"), fx.Node) else []
+        given = (*node.args[:2], node.kwargs.get("other"))
+        pair = [value for value in given if isinstance(value, fx.Node)]
         if len(pair) != 2 or len({value.meta[VALUE].shape for value in pair}) != 1 or pair[0] is pair[1]:
             raise Refused(f"{name} adds something other than two tensors of one shape")
-        open_nodes = [n for n in pair if isinstance(self._values[n], _Open) and self._values[n].tensor is None]
-        open_nodes = [n for n in open_nodes if self._values[n].residual < 0]
-        if not open_nodes:
+        free: list[tuple[fx.Node, _Open]] = []
+        for one in pair:
+            value = self._values[one]
+            if isinstance(value, _Open) and value.tensor is None and value.residual < 0:
+                free.append((one, value))
+        if not free:
             raise Refused(f"{name} adds two tensors neither of which is the output of an operator alone")
         order = list(node.graph.nodes)
-        main_node = max(open_nodes, key=order.index)  # a shortcut comes first, where both are operators
-        other = pair[1] if main_node is pair[0] else pair[0]
-        main = self._values[main_node]
+        main_node, main = max(free, key=lambda item: order.index(item[0]))  # a shortcut comes first, where both are
         self._check_alone(main_node, name)
-        main.residual = self._tensor(other).tensor
+        main.residual = self._tensor(pair[1] if main_node is pair[0] else pair[0]).tensor
         return main
 
     def _max_pool(self, name: str, source: fx.Node, *facts: Any) -> _Done:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+from torch.fx.proxy import TraceError
 
 from adderkit.nn.base import AdderLayer
 
@@ -31,7 +33,7 @@ def trace(network: nn.Module, example: Tensor) -> fx.Graph:
     try:
         with torch.no_grad():
             return _Tracer(network, example).trace(network)
-    except fx.proxy.TraceError as error:
+    except TraceError as error:
         raise Refused(f"its forward can't be traced: {error}") from None
     finally:
         network.train(was_training)
@@ -64,17 +66,17 @@ class _Tracer(fx.Tracer):
         return bool(self._fact(obj))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        return iter([obj[index] for index in range(len(self._fact(obj)))])
+        return iter([cast(Any, obj)[index] for index in range(len(self._fact(obj)))])
 
     def _fact(self, proxy: fx.Proxy) -> Any:
         """A value that the forward branches on: it must be the same for all images."""
         if not _is_fact(proxy.node):
-            raise fx.proxy.TraceError("it decides by the values of a tensor")
+            raise TraceError("it decides by the values of a tensor")
         return proxy.node.meta[VALUE]
 
     def _value(self, node: fx.Node) -> Any:
         def known(argument: Any) -> Any:
-            return fx.node.map_arg(argument, lambda other: other.meta[VALUE])
+            return map_arg(argument, lambda other: other.meta[VALUE])
 
         args, kwargs = known(node.args), known(node.kwargs)
         if node.op == "placeholder":
