@@ -11,14 +11,16 @@ from pathlib import Path
 
 import cases_files
 import cases_images
+import cases_networks
 import cases_options
 import cases_parquet
 import pytest
 from bad_case import Case
 
-from adderkit import cli
+from adderkit import cli, native
 
-CASES = [*cases_images.CASES, *cases_parquet.CASES, *cases_options.CASES, *cases_files.CASES]
+NETWORKS = cases_networks.CASES if native.library() is not None else []  # nothing else reads them
+CASES = [*cases_images.CASES, *cases_parquet.CASES, *cases_options.CASES, *cases_files.CASES, *NETWORKS]
 NOBODY = 65534
 DOCUMENT = Path(__file__).parents[2] / "docs" / "bad-input.md"
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import cases_files
 import cases_images
+import cases_networks
 import cases_options
 import cases_parquet
 from test_bad_input import called, without_rights
@@ -27,6 +28,7 @@ PARTS = {
     "Parquet files": cases_parquet.CASES,
     "Recipes, options, folders": cases_options.CASES,
     "Runs, weights, checkpoints, other commands": cases_files.CASES,
+    "Integer networks and pictures for them": cases_networks.CASES,
 }
 LONGEST = 170
 
