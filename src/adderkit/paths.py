@@ -16,6 +16,16 @@ def shown(path: Path | str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(path))
 
 
+def refuse_special(path: Path) -> None:
+    """Refuses pipes and devices: opening one may wait for ever, and reading one may never end.
+
+    Raises:
+        OSError: it is one; what is missing, or a folder, is left to whoever opens it.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError("it is no regular file")
+
+
 def recipes() -> Path:
     """The folder of the recipes that are shipped: in the package, or beside the source tree that runs."""
     package = Path(__file__).parent

@@ -8,6 +8,8 @@ from typing import Any, BinaryIO
 
 import torch
 
+from adderkit.paths import refuse_special
+
 
 class Compressed(ValueError):
     """An archive that torch did not write."""
@@ -21,8 +23,11 @@ def load_plain(source: Path | BinaryIO) -> Any:
 
     Raises:
         Compressed: a compressed archive.
+        OSError: a pipe, or what can't be opened.
         Exception: whatever a damaged file makes torch's unpickler raise; callers catch all and name the file.
     """
+    if isinstance(source, Path):
+        refuse_special(source)
     if zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):

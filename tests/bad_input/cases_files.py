@@ -6,6 +6,7 @@ import functools
 import hashlib
 import io
 import json
+import os
 import shutil
 import tempfile
 import zipfile
@@ -119,6 +120,11 @@ def flip(folder: Path) -> None:
     path = folder / "last.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+
+
+def pipe(folder: Path) -> None:
+    (folder / "last.safetensors").unlink()
+    os.mkfifo(folder / "last.safetensors")
 
 
 def unfinished(change: Callable[[Path], object]) -> Callable[[Path], None]:
@@ -251,6 +257,7 @@ CASES = [
     Case("evaluation without weights", run(lambda f: (f / "last.safetensors").unlink(), EVAL), [LAST, "can't be read"]),
     Case("truncated weights", run(cut("last.safetensors", 5000), EVAL), [LAST, "can't be read"]),
     Case("weights with a wrong byte", run(flip, EVAL), [LAST, "are damaged: their checksum"]),
+    Case("weights that are a pipe", run(pipe, EVAL), [LAST, "can't be read: it is no regular file"]),
     Case("weights of zero bytes", run(cut("last.safetensors", 0), EVAL), [LAST, "can't be read"]),
     Case("weights with a huge header", run(file("last.safetensors", b"\xff" * 64), EVAL), [LAST, "can't be read"]),
     Case(
@@ -354,6 +361,11 @@ CASES = [
         "official checkpoint that is a folder",
         lambda r: (r / "x").mkdir() or ["import", "x", "--data.name", "digits", "--out", "run"],
         ["x) can't be read", "directory"],
+    ),
+    Case(
+        "official checkpoint that is a pipe",
+        lambda r: os.mkfifo(r / "x") or ["import", "x", "--data.name", "digits", "--out", "run"],
+        ["x) can't be read: it is no regular file"],
     ),
     Case("official checkpoint that is text", official(lambda: b"weights"), ["official.pth) can't be read"]),
     Case("official checkpoint of zero bytes", official(lambda: b""), ["official.pth) can't be read"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,22 @@ def empty_folder(root: Path) -> list[str]:
     return [*TRAIN, "--data.name", "parquet", "--data.train", "shards", "--data.test", "shards"]
 
 
+def pipe_as_shard(root: Path) -> list[str]:
+    """Opening it waits for ever, in a place that no signal interrupts."""
+    words = parquets(root)
+    (root / "shards").mkdir()
+    os.mkfifo(root / "shards" / "train-1.parquet")
+    (root / FILE).rename(root / "shards" / "train-0.parquet")
+    return [*TRAIN, *(word.replace(FILE, "shards") for word in words)]
+
+
+def pipe_as_file(root: Path) -> list[str]:
+    words = parquets(root)
+    (root / FILE).unlink()
+    os.mkfifo(root / FILE)
+    return [*TRAIN, *words]
+
+
 def both(root: Path) -> list[str]:
     return [*TRAIN, *parquets(root), "--data.root", "."]
 
@@ -63,6 +80,10 @@ def two_sets(root: Path) -> list[str]:
 FILE = "train.parquet"
 
 CASES = [
+    Case(
+        "pipe among parquet files", pipe_as_shard, ["train-1.parquet: not a readable parquet file", "no regular file"]
+    ),
+    Case("pipe as parquet file", pipe_as_file, ["train.parquet) is no regular file"]),
     Case(
         "parquet without images", with_train(lambda: table().drop(["image"])), [FILE, "no image column", "found label"]
     ),

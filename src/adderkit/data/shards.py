@@ -16,7 +16,7 @@ from PIL import Image
 
 from adderkit.data.image import Unsupported, open_image
 from adderkit.data.raw import RawSplit
-from adderkit.paths import shown
+from adderkit.paths import refuse_special, shown
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -61,6 +61,7 @@ def read(files: list[Path]) -> tuple[RawSplit, tuple[str, ...] | None]:
 
 def _open(file: Path) -> tuple[pa.Table, str, str]:
     try:
+        refuse_special(file)
         with pq.ParquetFile(file) as parquet:
             names = parquet.schema_arrow.names
             image, label = _column(file, names, "image", _IMAGE_COLUMNS), _column(file, names, "label", _LABEL_COLUMNS)

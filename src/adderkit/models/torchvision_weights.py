@@ -14,7 +14,7 @@ from torch import Tensor
 
 from adderkit.models.network import Network
 from adderkit.nn import load_official
-from adderkit.paths import shown
+from adderkit.paths import refuse_special, shown
 
 DEFAULT = "IMAGENET1K_V1"  # the plain training, as papers compare with; V2 is a long one with many more tricks
 
@@ -41,6 +41,7 @@ def load_torchvision(network: Network, source: str | Path | Mapping[str, Tensor]
         source = download(network.name, source)
     if isinstance(source, Path) and source.suffix == ".safetensors":
         try:
+            refuse_special(source)
             source = load_file(source)
         except (OSError, SafetensorError) as error:
             raise ValueError(f"weights `{shown(source)}` can't be read: {error}") from None

@@ -21,7 +21,7 @@ from adderkit import models
 from adderkit.data import ImageData
 from adderkit.models import Network
 from adderkit.options import brief
-from adderkit.paths import shown
+from adderkit.paths import refuse_special, shown
 from adderkit.train.files import write_atomically
 
 _FORMAT_NAME = "adderkit-network-"
@@ -111,6 +111,7 @@ def load_network(path: Path) -> tuple[Network, NetworkInfo]:
     """
     name = shown(path)
     try:
+        refuse_special(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)

@@ -85,7 +85,8 @@ def _shards(path: Path, option: str) -> list[Path]:
         return [path]
     files = sorted(path.glob("*.parquet"))
     if not files:
-        problem = "holds no *.parquet file" if path.is_dir() else "does not exist"
+        problem = "is no regular file" if path.exists() else "does not exist"
+        problem = "holds no *.parquet file" if path.is_dir() else problem
         raise ValueError(f"`{option}` (={shown(path)}) {problem}; it must be a parquet file or a folder of them")
     return files
 
