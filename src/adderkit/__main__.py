@@ -6,10 +6,12 @@ from contextlib import suppress
 from typing import NoReturn
 
 from adderkit.cli import main
+from adderkit.output import outlive_readers
 
 
 def run() -> NoReturn:
     """Runs the command line and ends the process with its exit code."""
+    outlive_readers()
     code = main()
     if "WORLD_SIZE" in os.environ:
         # One of several processes. Its gloo threads may still free tensors while Python shuts down, wait for the GIL

@@ -1,9 +1,9 @@
 """The command line: parses, calls, prints.
 
-Exit codes: 0 done; 1 `doctor` found a fault, `bench` a wrong result, or a process of several was lost; 2 an argument,
-a recipe, a file or a folder that can't be (`predict` does the other pictures first); 3 a training that diverged; 74
-(EX_IOERR) a file of a run that can't be written, on a full disk say; 75 (EX_TEMPFAIL) a training that SIGTERM or SIGUSR1
-stopped and `--resume` goes on with; 130 the same for Ctrl-C.
+Exit codes: 0 done; 1 `doctor` found a fault, `bench` a wrong result, or a process was lost, of several or of those that
+decode images; 2 an argument, a recipe, a file or a folder that can't be (`predict` does the other pictures first); 3 a
+training that diverged; 74 (EX_IOERR) a file of a run that can't be written, on a full disk say; 75 (EX_TEMPFAIL) a
+training that SIGTERM or SIGUSR1 stopped and `--resume` goes on with; 130 the same for Ctrl-C.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,6 +34,14 @@ _LESS_MEMORY = "make `batch_size`, `data.image_size` or `data.memory_limit_mb` s
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line and returns its exit code."""
+    if "WORLD_SIZE" in os.environ:
+        from adderkit.train.distributed import recorded
+
+        return recorded(_main)(arguments)
+    return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         print(_usage())
@@ -98,9 +107,9 @@ def _train(arguments: list[str]) -> int:
         with distributed.said_once():
             config, out, resume = _configured(arguments)
     except train.Elsewhere:  # the first process of this machine says why
-        return EXIT_INPUT
+        return _let_speak(EXIT_INPUT)
     try:
-        summary = distributed.recorded(train.train)(config, out, resume)
+        summary = train.train(config, out, resume)
         if not distributed.speaks():
             return 0
         curves = report.draw_curves(out)
@@ -108,11 +117,10 @@ def _train(arguments: list[str]) -> int:
         console.print(report.run_table(summary))
         print(f"run:    {out}\ncurves: {curves}", flush=True)
     except train.Elsewhere:
-        return EXIT_INPUT
+        return _let_speak(EXIT_INPUT)
     except train.LostProcess as error:
-        if distributed.speaks():
-            lost = f"lost another process, whose own message says why ({error})"
-            print(f"adderkit train: {lost}. {_to_go_on(out, arguments)}", file=sys.stderr)
+        if distributed.speaks() or isinstance(error, distributed.LostWorker):
+            print(f"adderkit train: {error}. {_to_go_on(out, arguments)}", file=sys.stderr)
         return EXIT_LOST
     except train.Interrupted as error:
         if distributed.speaks():
@@ -129,6 +137,12 @@ def _train(arguments: list[str]) -> int:
         print(f"adderkit train: {error}. What was saved before is whole. {_to_go_on(out, arguments)}", file=sys.stderr)
         return EXIT_WRITE
     return 0
+
+
+def _let_speak(code: int) -> int:
+    """Once a process ends, torchrun ends the others: a moment for the one that says why."""
+    time.sleep(1)
+    return code
 
 
 def _configured(arguments: list[str]) -> tuple[Any, Path, bool]:

@@ -33,6 +33,14 @@ def summed(tensor: Tensor) -> Tensor:
     return total
 
 
+def averaged(tensor: Tensor) -> Tensor:
+    """The mean over the processes, the same bits on each, and exactly `tensor` where it is the same on all."""
+    if process_count() == 1:
+        return tensor
+    rows = torch.stack(_of_all(tensor.detach().contiguous()))
+    return rows[0] + (rows - rows[0]).sum(0) / len(rows)
+
+
 def _of_all(own: Tensor) -> list[Tensor]:
     found = [torch.empty_like(own) for _ in range(process_count())]
     dist.all_gather(found, own)

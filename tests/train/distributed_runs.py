@@ -6,13 +6,17 @@ Called with a folder, alone or by torchrun. Each process leaves what it saw in `
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import distributed_pieces
+import numpy as np
 import torch
 import torch.distributed as dist
+from PIL import Image
 from torch import Tensor, nn
 
 from adderkit import collectives, models, train
@@ -87,12 +91,15 @@ def updates_in_float64(method_name: str, processes: distributed.Processes) -> di
     return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
 
 
-def raised(work: Callable[[], object]) -> str:
+def raised_or(work: Callable[[], str]) -> str:
     try:
-        work()
+        return work()
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-    return "nothing"
+
+
+def raised(work: Callable[[], object]) -> str:
+    return raised_or(lambda: f"nothing, but {work()}")
 
 
 def poisoned(rank: int, config: BaseConfig, out: Path) -> str:
@@ -110,6 +117,35 @@ def poisoned(rank: int, config: BaseConfig, out: Path) -> str:
         return raised(lambda: train.train(config, out))
     finally:
         kind.losses = losses
+
+
+def with_own_pictures(rank: int, folder: Path) -> BaseConfig:
+    """Of the same files, the second process finds the classes exchanged, in a folder of the same name."""
+    root = folder / str(rank) / "pictures"
+    for index, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)):
+        path = root / ("train" if index < 8 else "test") / "ab"[(index + rank) % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return configuration(batch_size=4, data={"name": "imagefolder", "root": root})
+
+
+def patience(processes: distributed.Processes) -> list[str]:
+    """The first process loads for longer than the others wait for an answer; then the second one can't."""
+    group: Any = dist.distributed_c10d
+    group._set_pg_timeout(timedelta(seconds=2))
+
+    def load() -> str:
+        time.sleep(4 if processes.is_first else 0)
+        return "loaded"
+
+    def fail() -> str:
+        if not processes.is_first:
+            raise ValueError("nothing there")
+        return "loaded"
+
+    found = [raised_or(lambda: processes.in_turn(load)), raised_or(lambda: processes.in_turn(fail))]
+    group._set_pg_timeout(distributed.TIMEOUT)
+    return found
 
 
 def main(folder: Path) -> None:
@@ -131,6 +167,8 @@ def main(folder: Path) -> None:
         "none": configuration(method="none"),
         "pkkd": configuration(method="pkkd", pkkd={"rho": "both"}),
         "kd": configuration(method="kd"),
+        "sp": configuration(method="sp"),
+        "dropout": configuration(method="dropout", dropout={"rate": 0.5}),
         "plain": configuration(method="none", student="plain", accumulate=2 if together else 1),
         "apart": configuration(method="none", sync_batchnorm=False, accumulate=1 if together else 2),
     }
@@ -141,10 +179,15 @@ def main(folder: Path) -> None:
         ends.clear()
         results[name] = train.train(config, folder / name), list(ends)
     if together:
+        often = configuration(method="none", sync_batchnorm=False, checkpoint_minutes=1e-6)
+        ends.clear()
+        results["apart, often saved"] = train.train(often, folder / "often"), list(ends)
+        results["patience"] = patience(distributed.Processes(rank, count))
         results["pieces"] = distributed_pieces.results(rank)
         results["nan"] = poisoned(rank, configuration(method="none"), folder / "nan")
         other = configuration(method="none", seed=rank)
         results["other options"] = raised(lambda: train.train(other, folder / "other"))
+        results["other images"] = raised(lambda: train.train(with_own_pictures(rank, folder), folder / "pictures"))
         results["not shared"] = raised(lambda: train.train(configuration(batch_size=31), folder / "odd"))
         results["finished"] = train.train(runs["none"], folder / "none", resume=True)
         results["taken"] = raised(lambda: train.train(runs["none"], folder / "none"))

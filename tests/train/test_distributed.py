@@ -73,7 +73,8 @@ def test_updates_are_those_of_one_process(done, method):
 
 
 @pytest.mark.parametrize(
-    ("name", "tolerance"), [("none", 5e-4), ("pkkd", 5e-3), ("kd", 5e-3), ("plain", 1e-5), ("apart", 1e-6)]
+    ("name", "tolerance"),
+    [("none", 5e-4), ("pkkd", 5e-3), ("kd", 5e-3), ("sp", 5e-3), ("dropout", 5e-3), ("plain", 1e-5), ("apart", 1e-6)],
 )
 def test_trainings_are_those_of_one_process(done, name, tolerance):
     """In float32, after 8 steps: with a synchronised BatchNorm; in two parts each, without any; with one per process,
@@ -85,7 +86,7 @@ def test_trainings_are_those_of_one_process(done, name, tolerance):
     assert difference(expected, found) < tolerance
 
 
-@pytest.mark.parametrize("name", ["none", "plain", "pkkd", "kd"])
+@pytest.mark.parametrize("name", ["none", "plain", "pkkd", "kd", "sp", "dropout"])
 def test_metrics_are_those_of_one_process(done, name):
     """Sums over all images. In evaluation the first process has 256 of the 300, the second 44."""
     one, two = (metrics(done[which]["folder"] / name) for which in ("one", "two"))
@@ -98,7 +99,7 @@ def test_metrics_are_those_of_one_process(done, name):
                 assert float(found[key]) == pytest.approx(float(value), rel=1e-3, abs=0.01 if "top" in key else 0), key
 
 
-@pytest.mark.parametrize("name", ["none", "pkkd", "kd", "plain", "apart"])
+@pytest.mark.parametrize("name", ["none", "pkkd", "kd", "sp", "dropout", "plain", "apart"])
 def test_both_hold_the_same_and_the_first_has_written_it(done, name):
     first, second = (result[name] for result in done["two"]["results"])
     assert first[0] == second[0] == json.loads((done["two"]["folder"] / name / "summary.json").read_text())
@@ -107,6 +108,14 @@ def test_both_hold_the_same_and_the_first_has_written_it(done, name):
         assert all(torch.equal(value, other[key]) for key, value in one.items())
     saved = weights(done["two"]["folder"] / name)
     assert all(torch.equal(value, first[1][-1][f"student.{key}"]) for key, value in saved.items())
+
+
+def test_checkpoints_change_nothing(done):
+    """Not even where each process takes the statistics of its own images: their means are not taken for a checkpoint
+    alone."""
+    (result, *_) = done["two"]["results"]
+    one, other = (result[name][1][-1] for name in ("apart", "apart, often saved"))
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
 
 
 def test_files_are_written_once_and_are_those_of_one_process(done):
@@ -132,10 +141,16 @@ def test_what_goes_wrong_on_one_is_known_to_both(done):
     assert first["nan"] == second["nan"]
     assert first["nan"].startswith("Diverged: the student's loss term `ce` is nan in epoch 2, step 1; the last good")
     assert second["other options"] == "ValueError: process 1 was started with other options than process 0"
-    assert first["other options"] == second["not shared"] == second["taken"] == "Elsewhere: "
+    assert second["other images"].startswith("ValueError: process 1 found other images than process 0: their ")
+    assert first["other options"] == first["other images"] == second["not shared"] == second["taken"] == "Elsewhere: "
     assert first["not shared"].startswith("ValueError: `batch_size` (=31) is shared by 2 processes")
     assert "is not empty" in first["taken"]
     assert first["finished"] == first["none"][0] == second["finished"]
+
+
+def test_the_others_wait_for_one_that_loads_for_long(done):
+    first, second = (result["patience"] for result in done["two"]["results"])
+    assert first == ["loaded", "Elsewhere: "] and second == ["loaded", "ValueError: nothing there"]
 
 
 def options(out: Path) -> list[str]:
@@ -177,7 +192,7 @@ def test_killed_worker_is_started_again_and_ends_alike(done, tmp_path):
         os.kill(workers(process.pid)[1], signal.SIGKILL)
         output = process.communicate(timeout=launching.PATIENCE)[0]
     assert process.returncode == 0, output
-    assert "lost another process" in output and "going on after epoch 0, step " in output
+    assert "lost another process" in output and "going on after epoch " in output, output
     whole = done["two"]["folder"] / "pkkd"
     for name in ("last", "teacher"):
         one, other = weights(whole, name), weights(tmp_path / "run", name)
@@ -191,6 +206,7 @@ def test_sigterm_saves_and_one_process_goes_on(done, tmp_path):
         wait_for(process, "run/checkpoints/epoch-0000-step-000001.pt", tmp_path)
         process.send_signal(signal.SIGTERM)
         output = process.communicate(timeout=launching.PATIENCE)[0]
+    assert "in _main" not in output  # no traceback of a worker
     assert output.count("stopped in epoch") == 1 and "To go on: torchrun ... -m adderkit train " in output, output
     alone = launching.run([sys.executable, "-m", "adderkit", *options(tmp_path / "run")], tmp_path)
     assert alone.returncode == 0, alone.stderr
@@ -198,6 +214,24 @@ def test_sigterm_saves_and_one_process_goes_on(done, tmp_path):
     one, other = metrics(done["two"]["folder"] / "pkkd"), metrics(tmp_path / "run")
     for expected, found in zip(one, other, strict=True):
         assert float(found["train_loss"]) == pytest.approx(float(expected["train_loss"]), rel=1e-2)
+
+
+def test_refusal_under_torchrun_is_one_message_and_no_fault(tmp_path):
+    """Both refuse; torchrun's own traceback is the only one."""
+    refused = launching.run([*launching.TORCHRUN, "-m", "adderkit", *options(tmp_path), "--batch_size", "31"], tmp_path)
+    assert refused.returncode == 1
+    assert refused.stderr.count("`batch_size` (=31) is shared by 2 processes") == 1
+    assert refused.stderr.count("Traceback") == refused.stderr.count("ChildFailedError:") == 1, refused.stderr
+    assert "exitcode  : 2" in refused.stderr.rpartition("Root Cause")[2]
+
+
+def test_orphans_of_torchrun_save_and_stop(tmp_path):
+    with started([*launching.TORCHRUN, "-m", "adderkit", *options(tmp_path / "run")], tmp_path) as process:
+        wait_for(process, "run/checkpoints/epoch-0000-step-000001.pt", tmp_path)
+        process.kill()
+        output = process.communicate(timeout=launching.PATIENCE)[0]  # to the end of the last that can write there
+    assert output.count("stopped in epoch") == 1, output
+    assert not (tmp_path / "run" / "summary.json").exists()
 
 
 def test_failing_worker_ends_the_job_with_its_own_traceback(tmp_path):

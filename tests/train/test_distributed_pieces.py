@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import distributed_pieces as pieces
 import pytest
 import torch
 from torch import nn
+from torch.distributed import DistStoreError, HashStore
 
 from adderkit import collectives
 from adderkit.data import DataConfig, Share, load
 from adderkit.nn import SyncBatchNorm, batch_norm_of_all, synchronise
 from adderkit.train.evaluate import evaluate
+from adderkit.train.meeting import common_name
 
 pytestmark = pytest.mark.timeout(900)  # of the fixture, on a busy machine
 
@@ -146,3 +150,18 @@ def test_alone_nothing_changes():
     assert collectives.gathered_rows(images) is images
     count, mean, squares = collectives.pooled(3, images[0], images[1])
     assert count == 3 and torch.equal(mean, images[0]) and torch.equal(squares, images[1])
+
+
+def test_every_meeting_in_a_store_has_a_name_of_its_own():
+    """The store is that of all restarts: what dead processes left there misleads nobody."""
+    store = HashStore()
+    names: list[str] = []
+    for count in (3, 3, 2):
+        store.set("adderkit/asked/1", "of a process that died before it was answered")
+        with ThreadPoolExecutor(count) as pool:
+            ranks = [pool.submit(common_name, store, rank, count, timedelta(seconds=60)) for rank in range(count)]
+            (name,) = {rank.result() for rank in ranks}
+        names.append(name)
+    assert len(set(names)) == 3
+    with pytest.raises(DistStoreError, match=r"processes \[1\] did not come"):
+        common_name(HashStore(), 0, 2, timedelta(seconds=0.1))

@@ -7,7 +7,10 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 
+import launching
 import numpy as np
 import pytest
 import torch
@@ -216,3 +219,52 @@ def test_signal_to_all_processes_leaves_the_workers_at_work(number, pictures, tm
     train.train(config, tmp_path / "parts", resume=True, display=shown)
     train.train(config, tmp_path / "whole", display=shown)
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_killed_worker_has_its_message_and_the_run_goes_on(pictures, tmp_path, signalling, monkeypatch, capsys):
+    """As the system does where memory runs out."""
+    options = ["--data.name", "imagefolder", "--data.root", str(pictures), "--data.memory_limit_mb", "0"]
+    options += ["--data.workers", "2", "--epochs", "2", "--batch_size", "4", "--device", "cpu"]
+    shown = signalling(9, lambda: os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL))
+    monkeypatch.setattr(run, "make_display", lambda: shown)
+    assert cli.main(["train", "--out", str(tmp_path / "run"), *options]) == cli.EXIT_LOST
+    errors = capsys.readouterr().err
+    assert errors.startswith("adderkit train: a process that decodes images died (DataLoader worker (pid")
+    assert "take fewer (`data.workers`)" in errors
+    assert cli.main(errors.split("To go on: adderkit ")[1].split()) == 0
+
+
+def test_closed_pipe_does_not_end_a_training(tmp_path):
+    """`adderkit train ... 2>&1 | head -1`."""
+    command = [sys.executable, "-m", "adderkit", "train", "--out", str(tmp_path / "run"), *OPTIONS]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=launching.environment(tmp_path), text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline().startswith("pkkd: ")
+        process.stdout.close()
+        assert process.wait(launching.PATIENCE) == 0
+    assert len(metrics(tmp_path / "run")) == 4
+
+
+def test_orphan_of_torchrun_stops(monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    other, parent = Stop(is_shared=True), os.getppid()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    stop = Stop(is_shared=True)
+    assert stop.number is None
+    monkeypatch.setattr(os, "getppid", lambda: parent + 1)
+    assert stop.number == signal.SIGTERM and other.number is None
+
+
+def test_sigterm_by_which_torchrun_ends_the_others_does_not_cut_off_a_message():
+    stop, received = Stop(is_shared=True), []
+    before = signal.signal(signal.SIGTERM, lambda *arguments: received.append(1))
+    try:
+        with pytest.raises(RuntimeError), stop.listening():
+            raise RuntimeError("connection lost")
+        signal.raise_signal(signal.SIGTERM)
+        assert not received
+        signal.raise_signal(signal.SIGTERM)
+        assert received
+    finally:
+        signal.signal(signal.SIGTERM, before)

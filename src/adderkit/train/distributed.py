@@ -6,28 +6,27 @@ and speaks. What the processes must agree on goes through `Processes`.
 
 from __future__ import annotations
 
-import inspect
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import record
-from torch.distributed.rendezvous import rendezvous
-from torch.nn.parallel import DistributedDataParallel
 
 from adderkit import collectives
 from adderkit.data import Share
+from adderkit.train.meeting import meet
 
-# A process that dies is noticed at once, by its closed connection. This is for one that hangs; and the others wait as
-# long while the first one fetches and decodes the images.
+# A process that dies is noticed at once, by its closed connection. This is for one that hangs.
 TIMEOUT = timedelta(minutes=30)
+_PAUSE = 0.5  # seconds between two exchanges of processes that wait for a longer work
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,6 +38,10 @@ class Elsewhere(Exception):
 
 class LostProcess(Exception):
     """Another process died or hangs; the last checkpoint is untouched."""
+
+
+class LostWorker(LostProcess):
+    """A process that decodes images for this one died; the last checkpoint is untouched."""
 
 
 def is_launched() -> bool:
@@ -71,7 +74,7 @@ def said_once() -> Iterator[None]:
 
 
 def recorded(function: Callable[P, T]) -> Callable[P, T]:
-    """`function`, whose exceptions torchrun's own report then shows with their traceback."""
+    """`function`, whose exceptions torchrun's own report then shows with their traceback: for what is a fault."""
     return record(function) if is_launched() else function  # pyright: ignore[reportReturnType]
 
 
@@ -125,18 +128,58 @@ class Processes:
             dist.broadcast_object_list(results, device=torch.device("cpu"))
         return results[0]
 
+    def together(self, work: Callable[[], T]) -> T:
+        """Calls `work` on all at the same time; it may take any time."""
+        with self.agreed(), self._waiting():
+            return work()
+
     def in_turn(self, work: Callable[[], T]) -> T:
         """Calls `work` on the first process, then on the first of each other machine, then on all others.
 
-        So a download is there when the others look for it, whether machines share a disk or not.
+        So a download is there when the others look for it, whether machines share a disk or not. It may take any time:
+        half an hour (`TIMEOUT`) is soon over where every image of a large set is decoded.
         """
         turn = 0 if self.is_first else 1 if local_rank() == 0 else 2
         results: list[T] = []
         for now in range(3 if self.count > 1 else 1):
-            with self.agreed():
+            with self.agreed(), self._waiting():
                 if now == turn:
                     results.append(work())
         return results[0]
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Lets all end together what is done within, however long one of them takes.
+
+        None of them waits in one exchange for that: a thread of each says twice a second whether its process is done,
+        and so learns of one that died as well.
+        """
+        if self.count == 1:
+            yield
+            return
+        done = threading.Event()
+        errors: list[RuntimeError] = []
+
+        def exchange() -> None:
+            try:
+                while self.largest(int(not done.wait(_PAUSE))) != [0]:
+                    pass
+            except RuntimeError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=exchange, daemon=True)  # a process that is about to end leaves it behind
+        thread.start()
+        try:
+            yield
+        except Exception:
+            done.set()
+            thread.join()
+            raise
+        finally:
+            done.set()
+        thread.join()
+        if errors:
+            raise errors[0]
 
     def largest(self, *numbers: int) -> list[int]:
         """The largest of each number over the processes."""
@@ -154,12 +197,14 @@ class Processes:
 
     @torch.no_grad()
     def average_statistics(self, network: nn.Module) -> None:
-        """Gives every process the mean of the running statistics that each took of its own images."""
+        """Gives every process the mean of the running statistics that each took of its own images; one exchange."""
         if self.count == 1:
             return
-        for buffer in network.buffers():
-            if buffer.is_floating_point():
-                buffer.copy_(collectives.summed(buffer) / self.count)
+        buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+        if buffers:
+            means = collectives.averaged(torch.cat([buffer.reshape(-1) for buffer in buffers]))
+            for buffer, mean in zip(buffers, means.split([buffer.numel() for buffer in buffers]), strict=True):
+                buffer.copy_(mean.view_as(buffer))
 
 
 ALONE = Processes()
@@ -182,33 +227,31 @@ def joined(device: str) -> Iterator[Processes]:
     is_ours = not dist.is_initialized()
     if is_ours:
         with_gpu = device != "cpu" and torch.cuda.is_available() and dist.is_nccl_available()
-        _initialise("cpu:gloo,cuda:nccl" if with_gpu else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if with_gpu else "gloo"
+        with _lost():
+            store, rank, count = meet(TIMEOUT)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
     processes = Processes(dist.get_rank(), dist.get_world_size())
     with warnings.catch_warnings():
         # DDP means 1x1 filters in channels_last, whose strides have two spellings for the same memory.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         if not processes.is_first:
             warnings.simplefilter("ignore")  # the first one warns for all
-        try:
+        with _lost():
             yield processes
-        except RuntimeError as error:
-            if not _is_lost(error):
-                raise
-            raise LostProcess(_first_line(error)) from None
     if is_ours:
         dist.destroy_process_group()  # not after an error: the others may be gone, and this process is about to end
 
 
-def _initialise(backend: str) -> None:
-    """As `init_process_group` alone, but with names of its own in torchrun's store for each restart.
-
-    torchrun keeps one store for all of them, and gloo would try to reach the dead processes of the one before: in torch
-    2.13 a restarted job hangs there.
-    """
-    store, rank, count = next(rendezvous("env://", timeout=TIMEOUT))
-    name = f"adderkit-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}-{count}"
-    own = dist.PrefixStore(name, store)  # pyright: ignore[reportPrivateImportUsage]
-    dist.init_process_group(backend, store=own, rank=rank, world_size=count, timeout=TIMEOUT)
+@contextmanager
+def _lost() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_lost(error):
+            raise
+        why = f"lost another process, whose own message says why ({_first_line(error)})"
+        raise LostProcess(why) from None
 
 
 def _is_lost(error: RuntimeError) -> bool:
@@ -218,55 +261,3 @@ def _is_lost(error: RuntimeError) -> bool:
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-class Reducer:
-    """Runs a net forward and backward so that its gradients become the means over the processes.
-
-    DistributedDataParallel is given the forward pass and the loss as one module, so that it sees which parameters the
-    loss reaches: a method may compare taps alone and leave the classifier without a gradient, in some of its phases.
-    Such a gradient stays None, as in one process.
-
-    Args:
-        modules: whose parameters are trained; all on one device.
-    """
-
-    def __init__(self, *modules: nn.Module) -> None:
-        self._together = _Computation(modules) if collectives.process_count() == 1 else _parallel(modules)
-
-    def backward(self, compute: Callable[[], dict[str, Tensor]], parts: int = 1, is_last: bool = True) -> list[Tensor]:
-        """Adds the gradients of the sum of what `compute` returns, divided by `parts`; exchanged with the last part.
-
-        Returns:
-            The terms, detached.
-        """
-        with self._exchanging(is_last):
-            terms = list(self._together(compute).values())
-            loss = torch.stack(terms).sum()
-            (loss / parts if parts > 1 else loss).backward()
-        return [term.detach() for term in terms]
-
-    def _exchanging(self, is_last: bool) -> AbstractContextManager[Any]:
-        together = self._together
-        return together.no_sync() if isinstance(together, DistributedDataParallel) and not is_last else nullcontext()
-
-
-class _Computation(nn.Module):
-    def __init__(self, modules: tuple[nn.Module, ...], device: torch.device | None = None) -> None:
-        super().__init__()
-        self.trained = nn.ModuleList(modules)
-        if device is not None:
-            # Reached by no loss: DDP, told to look for such parameters, warns of wasted time where there are none.
-            self.unreached = nn.Parameter(torch.zeros(1, device=device))
-
-    def forward(self, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        return compute()
-
-
-def _parallel(modules: tuple[nn.Module, ...]) -> DistributedDataParallel:
-    device = next(modules[0].parameters()).device
-    # Buffers are the same everywhere already, or averaged by `average_statistics`. torch 2.13 renamed the option.
-    names = inspect.signature(DistributedDataParallel).parameters
-    name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-    options: dict[str, Any] = {name: False, "find_unused_parameters": True}
-    return DistributedDataParallel(_Computation(modules, device), **options)

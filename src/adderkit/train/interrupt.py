@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,19 +34,28 @@ class Stop:
 
     Args:
         is_shared: several processes stop together. torchrun passes Ctrl-C on to processes that the terminal has already
-            sent it to, so a second one is no wish to break in; torchrun itself kills what does not stop.
+            sent it to, so a second one is no wish to break in; torchrun itself kills what does not stop. And as soon as
+            one process ends, torchrun sends SIGTERM to the others: what fails here gets time to say why.
 
     Attributes:
-        number: of the first signal; None: none came.
         is_forced: a second Ctrl-C broke into what was deferred.
     """
 
     def __init__(self, is_shared: bool = False) -> None:
         self._is_shared = is_shared
-        self.number: int | None = None
+        self._number: int | None = None
+        # Not of other launchers: theirs may start processes in the background and end.
+        self._torchrun = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self.is_forced = False
         self._is_deferred = False
         self._is_listening = False
+
+    @property
+    def number(self) -> int | None:
+        """Of the first signal; None: none came. SIGTERM too where torchrun is gone: nobody else would stop this one."""
+        if self._number is None and self._torchrun is not None and os.getppid() != self._torchrun:
+            self._number = signal.SIGTERM
+        return self._number
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -61,6 +71,10 @@ class Stop:
         was_listening, self._is_listening = self._is_listening, True
         try:
             yield
+        except BaseException:
+            if self._is_shared and previous:
+                previous[signal.SIGTERM] = _once_ignored(previous[signal.SIGTERM])
+            raise
         finally:
             self._is_listening = was_listening
             for number, handler in previous.items():
@@ -91,10 +105,17 @@ class Stop:
             raise KeyboardInterrupt
 
     def _handle(self, number: int, frame: Any) -> None:
-        if self.number is None:
-            self.number = number
+        if self._number is None:
+            self._number = number
             if not self._is_deferred:
                 raise KeyboardInterrupt
         elif number == signal.SIGINT and not self._is_shared:
             self.is_forced = self._is_deferred
             raise KeyboardInterrupt
+
+
+def _once_ignored(handler: Any) -> Callable[[int, Any], None]:
+    def handle(number: int, frame: Any) -> None:
+        signal.signal(number, handler)
+
+    return handle

@@ -194,7 +194,6 @@ class Trainer:
             if number or is_due:
                 self.seconds += now - begin
                 begin = last_save = now
-                self._average_statistics()
                 self._check_finite()
                 self._save_state()
                 if number:
@@ -219,18 +218,14 @@ class Trainer:
                     raise self._diverged(f"the {net.name}'s loss term `{name}` is {value}", self.step + 1)
         for net, losses, correct in figures:
             net.update(self._factor(net)(time_))
+            if not self.config.sync_batchnorm:
+                # After each step, not where they are needed: else the bits would depend on when checkpoints are due.
+                self.processes.average_statistics(net.network)
             net.meter.add(losses, correct, self.config.batch_size)
         return figures[-1].losses if figures else {}
 
     def _factor(self, net: Net) -> Callable[[float], float]:
         return self.schedule.student_factor if net is self.student else self.schedule.teacher_factor
-
-    def _average_statistics(self) -> None:
-        """Of batch normalisations that each process made of its own images: a run has one set of them."""
-        if not self.config.sync_batchnorm:
-            for net in self.nets:
-                if net.optimizer is not None:
-                    self.processes.average_statistics(net.network)
 
     def _diverged(self, what: str, step: int) -> Diverged:
         paths = self.checkpoints.paths()
@@ -242,7 +237,6 @@ class Trainer:
 
     def _finish_epoch(self, stop: Stop) -> list[Row]:
         begin = time.monotonic()
-        self._average_statistics()
         self._check_finite()
         phase = self.schedule.phase(self.epoch)
         before = random_state(self.device)

@@ -18,7 +18,7 @@ from adderkit.nn import warn_unnormalised
 from adderkit.train import environment
 from adderkit.train.config import BaseConfig
 from adderkit.train.display import Display, SilentDisplay, make_display
-from adderkit.train.distributed import Processes, joined
+from adderkit.train.distributed import LostWorker, Processes, joined
 from adderkit.train.files import remove_temporary
 from adderkit.train.folder import InUse, check_new, check_same_run, check_trainable, decisive, locked
 from adderkit.train.interrupt import Interrupted, Stop
@@ -50,7 +50,7 @@ def train(config: BaseConfig, out: Path, resume: bool = False, display: Display 
         WriteError: a full disk, say; the last checkpoint is untouched.
         Interrupted: by SIGINT (Ctrl-C), SIGTERM or SIGUSR1; the run can go on. Within the main thread, this function
             handles these signals until it returns.
-        LostProcess: another process died; the last checkpoint is untouched.
+        LostProcess: another process died, or (`LostWorker`) one that decodes images; the last checkpoint is untouched.
         Elsewhere: another process can't go on, and raises why.
     """
     with joined(config.device) as processes:
@@ -65,6 +65,14 @@ def _listening(out: Path, config: BaseConfig, display: Display, processes: Proce
     with stop.listening():
         try:
             return _train_in(out, config, display if processes.is_first else SilentDisplay(), stop, processes, None)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            # torch raises it wherever the training stands, so the state may be half done.
+            raise LostWorker(
+                f"a process that decodes images died ({str(error).splitlines()[0]}); short of memory, the system kills"
+                " one: take fewer (`data.workers`) or smaller batches, or make /dev/shm larger"
+            ) from None
         except KeyboardInterrupt:
             if stop.number is None or stop.is_forced:
                 raise
@@ -88,8 +96,7 @@ def _train_in(
         with processes.agreed():
             device = environment.pick_device(config.device)
         data = processes.in_turn(lambda: load(config.data, device))
-        with processes.agreed():
-            trainer = _trainer(config, data, out, display, device, processes)
+        trainer = processes.together(lambda: _trainer(config, data, out, display, device, processes))
         _open(out, config, data, trainer, processes)
         if data.skipped:
             display.note(describe(data.skipped) + f"; all are in {out / SKIPPED_FILE}")
@@ -145,10 +152,17 @@ def _finished(out: Path, config: BaseConfig) -> dict[str, Any] | None:
 
 def _open(out: Path, config: BaseConfig, data: ImageData, trainer: Trainer, processes: Processes) -> None:
     """Writes the configuration of a new run: all that can be refused is behind us."""
-    expected = processes.from_first(lambda: decisive(config))
+    facts = data.facts()
+    options, images = processes.from_first(lambda: (decisive(config), facts))
     with processes.agreed():
-        if decisive(config) != expected:
+        if decisive(config) != options:
             raise ValueError(f"process {processes.rank} was started with other options than process 0")
+        for key, value in facts.items():
+            if value != images.get(key):
+                raise ValueError(
+                    f"process {processes.rank} found other images than process 0: their {key} is {value}, there"
+                    f" {images.get(key)}; every process must find the same files"
+                )
         if processes.is_first:
             remove_temporary(out)
             trainer.checkpoints.clean()

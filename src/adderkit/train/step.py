@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adderkit.distill import Batch, Method, NetOutput, Phase
-from adderkit.train.distributed import Processes, Reducer
+from adderkit.train.distributed import Processes
 from adderkit.train.evaluate import count_correct
 from adderkit.train.net import Net
+from adderkit.train.reducer import Reducer
 
 
 class Figures(NamedTuple):
