@@ -338,26 +338,36 @@ class Trainer:
         return None if state is None else (self.checkpoints.paths()[0], state)
 
     def _go_back(self, path: Path, state: dict[str, Any]) -> None:
-        facts = self.data.facts()
-        for key, value in _group(state, "data").items():
-            if key in facts and facts[key] != value:
-                raise ValueError(
-                    f"`{path}` is of a run on other images: their {key} is {value}, here it is {facts.get(key)}"
-                )
-        before, here = _group(state, "environment"), fingerprint(self.device)
-        changed = [f"{key}: {before.get(key)}, now {here[key]}" for key in here if before.get(key) != here[key]]
+        here = self.data.facts()
+        others = [key for key, value in _group(state, "data").items() if key in here and not _same(value, here[key])]
+        if others:
+            there = f"{_group(state, 'data')[others[0]]!s:.200}"
+            raise ValueError(
+                f"`{path}` is of a run on other images: their {others[0]} is {there}, here it is {here[others[0]]}"
+            )
+        before = _group(state, "environment")
+        changed = [
+            f"{key}: {before.get(key)!s:.100}, now {now}"
+            for key, now in fingerprint(self.device).items()
+            if not _same(before.get(key), now)
+        ]
         if changed:
             self.display.note(f"the last bits may differ from an uninterrupted run's: {'; '.join(changed)}")
         try:
+            if not _group(state, "data").keys() >= here.keys() - self.data.content().keys():
+                raise ValueError("it does not say of which images it is")
             self._take(state)
-        except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
+        except (LookupError, TypeError, AttributeError, ArithmeticError, ValueError, RuntimeError) as error:
             what = f"{error!r:.300}" if isinstance(error, KeyError) else f"{error!s:.300}"
             raise ValueError(f"`{path}` is no checkpoint of this run: {what}; train anew in another folder") from None
 
     def _take(self, state: dict[str, Any]) -> None:
-        self.epoch, self.step, self.seconds = int(state["epoch"]), int(state["step"]), float(state["seconds"])
-        if not (0 <= self.epoch <= self.schedule.epochs and 0 <= self.step <= self.steps):
+        self.epoch, self.step, self.seconds = state["epoch"], state["step"], float(state["seconds"])
+        last = self.steps if self.epoch < self.schedule.epochs else 0
+        if not (0 <= self.epoch <= self.schedule.epochs and 0 <= self.step <= last):
             raise ValueError(f"it stands after epoch {self.epoch}, step {self.step}, which this run does not have")
+        if type(self.epoch) is not int or type(self.step) is not int or not 0 <= self.seconds < math.inf:
+            raise ValueError("its epoch, step or seconds can't be")
         self.record.rows = checked_rows(state["rows"], self.epoch)
         for net in self.nets:
             net.load(state["nets"][net.name])
@@ -366,6 +376,14 @@ class Trainer:
                     raise ValueError(f"the {net.name}'s `{name}` holds a NaN or an infinity")
         self.method.load_state_dict(state["method"])
         set_random_state(state["random"], self.device)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are equal; the first one is from a file and may be anything."""
+    try:
+        return bool(one == other)
+    except (TypeError, ValueError, RuntimeError):  # a tensor of several values, say
+        return False
 
 
 def _group(state: dict[str, Any], key: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +30,10 @@ class Meter:
     def of(cls, values: Mapping[str, Any]) -> Meter:
         """From a checkpoint, whose values may be anything."""
         terms = {str(name): float(value) for name, value in values["terms"].items()}
-        return cls(int(values["images"]), float(values["correct"]), terms)
+        meter = cls(int(values["images"]), float(values["correct"]), terms)
+        if meter.images < 0 or not all(map(math.isfinite, (meter.correct, *terms.values()))):
+            raise ValueError("its sums over the epoch can't be")
+        return meter
 
     def add(self, terms: Mapping[str, float], correct: float, images: int) -> None:
         self.images += images
@@ -90,6 +94,7 @@ class Net:
         return {
             "network": self.network.state_dict(),
             "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
+            "momenta": 0 if self.optimizer is None else len(self.optimizer.state),
             "meter": vars(self.meter),
         }
 
@@ -103,13 +108,18 @@ class Net:
             if found != settings:
                 raise ValueError(f"the {self.name}'s optimiser has other settings there")
             self._check_momentum(self.optimizer)
+            # Parameters that no loss has reached have no momentum, so the number of those that have is saved.
+            if state.get("momenta", len(self.optimizer.state)) != len(self.optimizer.state):
+                raise ValueError(f"the {self.name}'s optimiser lacks momentum there")
         self.meter = Meter.of(state["meter"])
 
     def _check_momentum(self, optimizer: torch.optim.Optimizer) -> None:
         """A buffer of another shape would fail in the first step, one with a NaN some steps later."""
         for parameter, values in optimizer.state.items():
+            if values.keys() != {"momentum_buffer"}:
+                raise ValueError(f"the {self.name}'s optimiser has other values there than momentum")
             for key, value in values.items():
-                if value is None:  # without momentum
+                if value is None and self.config.momentum == 0:
                     continue
                 if not isinstance(value, Tensor) or value.shape != parameter.shape or not value.isfinite().all():
                     raise ValueError(f"the {self.name}'s `{key}` does not fit its weights, or holds a NaN")

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+_NUMPY_KEYS = 624  # words of its Mersenne twister
+
 
 def seed_all(seed: int) -> None:
     """Seeds all of them, with 0 <= `seed` < 2**63."""
@@ -28,9 +30,15 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Puts them back where `random_state` found them."""
+    """Puts them back where `random_state` found them.
+
+    Raises:
+        ValueError, TypeError, KeyError, RuntimeError, OverflowError: `state` is not of that kind.
+    """
     random.setstate(state["python"])
     name, keys, position, has_gauss, gauss = state["numpy"]
+    if not 0 <= position <= _NUMPY_KEYS or keys.shape != (_NUMPY_KEYS,):  # NumPy would read beyond its array
+        raise ValueError(f"NumPy's generator does not stand at {position} of {tuple(keys.shape)}")
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
     torch.set_rng_state(state["torch"])
     if device.type == "cuda" and state["cuda"] is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -77,9 +78,14 @@ def checked_rows(rows: Any, epochs: int) -> list[Row]:
     for row in rows:
         if not all(isinstance(key, str) and isinstance(value, plain) for key, value in row.items()):
             raise ValueError("its rows of metrics hold other things than figures")
-        if not all(isinstance(row[f"test_{name}"], float) for name in ("loss", "top1", "top5")):
+        for text in (part for part in (*row, *row.values()) if isinstance(part, str)):
+            text.encode()  # what UTF-8 can't write would fail later
+        figures = [row[f"test_{name}"] for name in ("loss", "top1", "top5")]
+        if not all(isinstance(figure, float) and math.isfinite(figure) for figure in figures):
             raise ValueError("its rows of metrics lack the test's figures")
-        if row["net"] not in ("student", "teacher") or not 1 <= int(row["epoch"]) <= epochs:
+        if type(row["epoch"]) is not int:
+            raise ValueError(f"its rows of metrics are of an epoch {row['epoch']!r:.100}")
+        if row["net"] not in ("student", "teacher") or not 1 <= row["epoch"] <= epochs:
             raise ValueError(f"its rows of metrics are of the net {row['net']!r} in epoch {row['epoch']!r}")
     if [row["epoch"] for row in rows if row["net"] == "student"] != list(range(1, epochs + 1)):
         raise ValueError(f"its rows of metrics are not those of {epochs} epochs")
