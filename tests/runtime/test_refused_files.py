@@ -165,6 +165,49 @@ def test_readers_of_one_tensor_agree_on_its_border():
     assert re.search(expected, message(encode(build.network(), arrays)))
 
 
+def test_the_bound_of_results_is_exact():
+    """Of few bits, so that the border's values are the largest of the input; the residual counts too."""
+    build = network_file.Builder(0, bits=5)
+    x = build.weighted("convolution", 4, 0)
+    y = build.weighted("adder", 4, x, residual=x)
+    build.classifier(2, y)
+    arrays = build.arrays
+    arrays["1.pad"] = np.array([0, 200, 7, 0], np.uint8)
+    weight = arrays["1.weight"].astype(np.int64)
+    sums = np.maximum(weight, 200 - weight).sum((1, 2, 3))
+    left = 2**62 - np.abs(arrays["1.multiplier"].astype(np.int64)) * sums - 255 * build.layers[1]["residual_multiplier"]
+    for sign in (1, -1):
+        arrays["1.offset"] = sign * (left - 1)
+        runtime.parse(encode(build.network(), arrays))
+        arrays["1.offset"][2] += sign
+        expected = rf"`layers\[1\]`: .* of output 2 are too large: with a sum of up to {sums[2]} the"
+        assert re.search(expected, message(encode(build.network(), arrays)))
+
+
+def test_multiplier_free_holds_for_every_multiplier():
+    arrays = dict(ARRAYS)
+    for name in ARRAYS:
+        if name.endswith("multiplier"):
+            arrays[name] = (np.sign(ARRAYS[name]) * 2 ** np.arange(len(ARRAYS[name]))).astype(np.int32)
+    arrays["1.multiplier"][:2] = 0, -(2**31)
+    network = changed("multiplier_free", True)
+    for layer in network["layers"]:
+        layer |= {"residual_multiplier": -64} if layer.get("residual", -1) >= 0 else {}
+    runtime.parse(encode(network, arrays))
+    network["layers"][2]["residual_multiplier"] = 65
+    expected = r"`layers\[2\].residual_multiplier` \(=65\) must be a power of two or its negative: `multiplier_free`"
+    assert re.search(expected, message(encode(network, arrays)))
+
+
+def test_few_bits_hold_for_what_adder_layers_read():
+    build = network_file.Builder(0, bits=4)
+    build.classifier(2, build.weighted("adder", 3, build.weighted("convolution", 4, 0)))
+    runtime.parse(encode(build.network(), build.arrays))
+    build.layers[0]["high"] = 16
+    expected = r"`layers\[1\].input` \(=1\) has values up to 16; an adder layer's must end at 15 where `bits` is 4"
+    assert re.search(expected, message(encode(build.network(), build.arrays)))
+
+
 def test_a_layer_that_nobody_reads():
     build = network_file.Builder(0)
     x = build.weighted("convolution", 4, 0)
