@@ -38,6 +38,7 @@ struct Avx2Ops {
   }
   static Vec shift_right(Vec v, __m128i count) { return _mm256_sra_epi32(v, count); }
   static Vec shift_left(Vec v, __m128i count) { return _mm256_sll_epi64(v, count); }
+  static Vec shift_left_32(Vec v, __m128i count) { return _mm256_sll_epi32(v, count); }
   static Vec clamp(Vec v, Vec least, Vec most) {
     v = _mm256_blendv_epi8(v, least, _mm256_cmpgt_epi64(least, v));
     return _mm256_blendv_epi8(v, most, _mm256_cmpgt_epi64(v, most));

@@ -40,6 +40,7 @@ struct Avx512Ops {
   }
   static Vec shift_right(Vec v, __m128i count) { return _mm512_sra_epi32(v, count); }
   static Vec shift_left(Vec v, __m128i count) { return _mm512_sll_epi64(v, count); }
+  static Vec shift_left_32(Vec v, __m128i count) { return _mm512_sll_epi32(v, count); }
   static Vec clamp(Vec v, Vec least, Vec most) { return _mm512_min_epi64(_mm512_max_epi64(v, least), most); }
 
   static Vec pack_numbers(Vec a, Vec b) { return _mm512_packus_epi32(a, b); }

@@ -40,7 +40,8 @@ struct NeonU8 {
       return vqmovn_s64(vshlq_s64(v, vdupq_n_s64(-int64_t{epilogue_.shift})));
     }
     uint16x4_t four(int64_t at, int32x4_t sum, uint16x4_t residual) const {
-      const int32x4_t r = vreinterpretq_s32_u32(vmovl_u16(residual));
+      const int32x4_t r =
+          vshlq_s32(vreinterpretq_s32_u32(vmovl_u16(residual)), vdupq_n_s32(epilogue_.residual_shift));
       const int32x4_t v = vcombine_s32(two(at, vget_low_s32(sum), vget_low_s32(r)),
                                        two(at + 2, vget_high_s32(sum), vget_high_s32(r)));
       const int32x4_t least = vmaxq_s32(v, narrow_four(epilogue_.low + at));

@@ -12,12 +12,13 @@ constexpr int channel_step = 8;
 // Arrays of a layer's epilogue are padded to a multiple of this.
 constexpr int filter_step = 16;
 
-// out = clamp((multiplier * sum + offset + residual_multiplier * residual) >> shift, low, high), one number a
-// filter; all of them 0 for filters that only fill up.
+// out = clamp((multiplier * sum + offset + residual_multiplier * (residual << residual_shift)) >> shift, low,
+// high), one number a filter; all of them 0 for filters that only fill up. Multipliers and shifted residuals
+// have 32 bits.
 struct Epilogue {
   const int64_t *multiplier, *offset, *low, *high;
   int64_t residual_multiplier;
-  int32_t shift;
+  int32_t residual_shift, shift;
 };
 
 // A layer that slides filters over a map: pixels of `channels` numbers, bytes of an adder layer's input and

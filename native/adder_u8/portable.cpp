@@ -21,7 +21,8 @@ struct PortableU8 {
       for (int p = 0; p < P; ++p)
         for (int lane = 0; lane < filters; ++lane) {
           int64_t value = e.multiplier[filter + lane] * sum[p][lane] + e.offset[filter + lane];
-          if (residual != nullptr) value += e.residual_multiplier * residual[p * pixel + lane];
+          if (residual != nullptr)
+            value += e.residual_multiplier * (int64_t{residual[p * pixel + lane]} << e.residual_shift);
           // A right shift of a negative number is arithmetic with every compiler that builds this.
           value = std::max(value >> e.shift, e.low[filter + lane]);
           output[p * pixel + lane] = static_cast<uint8_t>(std::min(value, e.high[filter + lane]));

@@ -57,6 +57,7 @@ struct X86U8 {
       low_ = Ops::repeat(low);
       high_ = Ops::repeat(high);
       residual_multiplier_ = Ops::set_64(e.residual_multiplier);
+      residual_left_ = _mm_cvtsi32_si128(e.residual_shift);
       right_ = _mm_cvtsi32_si128(e.shift < 32 ? 0 : e.shift - 32);
       left_ = e.shift < 32 ? 32 - e.shift : 0;
       least_ = Ops::set_64(-((int64_t{1} << 31) << (e.shift < 32 ? e.shift : 0)));
@@ -103,7 +104,7 @@ struct X86U8 {
     }
 
     ADDERKIT_INLINE_U8 Vec load_residual(const uint8_t* at) const {
-      return is_whole_ ? Ops::load_bytes(at) : Ops::load_half(at);
+      return Ops::shift_left_32(is_whole_ ? Ops::load_bytes(at) : Ops::load_half(at), residual_left_);
     }
 
     template <int P, class Numbers>
@@ -126,7 +127,7 @@ struct X86U8 {
     int64_t pixel_;
     Vec multiplier_[2], offset_[2], pair_multiplier_[2], pair_offset_[2];
     Vec low_, high_, residual_multiplier_, least_, most_;
-    __m128i right_;
+    __m128i right_, residual_left_;
     int left_;
   };
 

@@ -21,15 +21,15 @@ void fill_pixels(uint8_t* to, int64_t pixels, const TensorPlan& tensor) {
     std::memcpy(to, tensor.pad.data(), tensor.pad.size());
 }
 
-// By how many bits more a layer may shift, its multipliers and offsets being multiplied by as much: kernels
-// are fastest where the result is in the upper half of 64 bits. 0 where a shift by 32 can't be had so.
+// By how many bits more a layer may shift, its numbers being multiplied by as much: kernels are fastest where
+// the result is in the upper half of 64 bits. 0 where a shift by 32 can't be had so.
 int extra_shift(const Layer& layer, int64_t largest_sum) {
   if (layer.shift >= 32) return 0;
   const int up = 32 - layer.shift;
   const auto fits = [up](int64_t number, int64_t limit) {
     return (number < 0 ? -number : number) <= limit >> up;
   };
-  if (!fits(layer.residual_multiplier, INT32_MAX)) return 0;
+  if (!fits(255, INT32_MAX) || !fits(int64_t{255} * layer.residual_multiplier, most_result / 4)) return 0;
   for (size_t o = 0; o < layer.multiplier.size(); ++o) {
     const int64_t multiplier = layer.multiplier[o], size = multiplier < 0 ? -multiplier : multiplier;
     int64_t largest;
@@ -183,7 +183,8 @@ void Plan::State::plan_layer(LayerPlan* plan, const Layer& layer) {
                       multiplier + filters,
                       multiplier + 2 * filters,
                       multiplier + 3 * filters,
-                      layer.residual_multiplier * factor,
+                      layer.residual_multiplier,
+                      up,
                       layer.shift + up};
 }
 

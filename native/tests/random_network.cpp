@@ -92,7 +92,7 @@ class Builder {
   // multiplier * (sum - mean) of which a deviation of sums is some 60 of the output.
   void set_epilogue(Layer* layer, int32_t filters, double mean, double slope, double largest_sum) {
     // A multiplier of up to 31 bits and a result below 2^61.
-    int shift = static_cast<int>(random_.pick({4, 12, 16, 24, 40, 55, 62}));
+    int shift = static_cast<int>(random_.pick({4, 12, 16, 24, 31, 40, 55, 62}));
     while (shift > 0 && (__builtin_ldexp(2 * slope, shift) > 2147483647.0 ||
                          __builtin_ldexp(2 * slope * largest_sum + 512, shift) > 0x1p61))
       --shift;
