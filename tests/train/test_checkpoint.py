@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from adderkit.train import checkpoint
 from adderkit.train.checkpoint import Checkpoints, load_state, save_state
 from adderkit.train.files import WriteError, write_atomically, write_text
 
@@ -67,6 +68,60 @@ def test_any_flipped_bit_is_found(tmp_path):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         with pytest.raises(ValueError, match=r"state\.pt` is (damaged|truncated)"):
             load_state(path)
+
+
+def test_interrupt_in_the_middle_of_writing_is_an_interrupt(tmp_path, monkeypatch):
+    """A second Ctrl-C at any write, in the file's own or around it: not torch's complaint about its writer."""
+    path = tmp_path / "state.pt"
+    save_state(path, {"tensor": torch.arange(5.0)})
+    whole = path.read_bytes()
+    calls = []
+
+    def interrupting(write, at):
+        def act(*arguments):
+            calls.append(1)
+            if len(calls) == at:
+                raise KeyboardInterrupt
+            return write(*arguments)
+
+        return act
+
+    def make_open(at):
+        def opened(*arguments):
+            file = open(*arguments)  # noqa: SIM115 (closed by its caller)
+            if "w" in arguments[1]:
+                return Interrupting(file, at)
+            return file
+
+        return opened
+
+    class Interrupting:
+        def __init__(self, file, at):
+            self.file, self.write = file, interrupting(file.write, at)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.file.close()
+
+    write = checkpoint._Sink.write
+    for where in ("file", "sink"):
+        for at in range(1, 100):
+            calls.clear()
+            with monkeypatch.context() as patched:
+                if where == "file":
+                    patched.setattr(checkpoint, "open", make_open(at), raising=False)
+                else:
+                    patched.setattr(checkpoint._Sink, "write", interrupting(write, at))
+                try:
+                    save_state(path, {"tensor": torch.arange(5.0)})
+                except KeyboardInterrupt:
+                    assert list(tmp_path.iterdir()) == [path]
+                    continue
+            break
+        assert 5 < at < 99
+        assert path.read_bytes() == whole
 
 
 @pytest.fixture

@@ -155,22 +155,22 @@ def _put_aside(path: Path) -> None:
 class _Sink:
     """Takes what `torch.save` writes and hashes it.
 
-    An error is kept for later and the rest swallowed: an exception in the middle of torch's zip writer surfaces as
-    another one about that writer's own state.
+    An error, or Ctrl-C, is kept for later and the rest swallowed: an exception in the middle of torch's zip writer
+    surfaces as another one about that writer's own state.
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
         self.digest = hashlib.sha256()
         self._file = file
 
     def write(self, data: Any) -> int:
-        self.digest.update(data)
-        if self.error is None:
-            try:
+        try:
+            if self.error is None:
+                self.digest.update(data)
                 self._file.write(data)
-            except OSError as error:
-                self.error = error
+        except BaseException as error:
+            self.error = error
         return len(data)
 
     def flush(self) -> None: ...
@@ -182,7 +182,12 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
             sink = _Sink(file)
-            torch.save({"format": STATE_FORMAT, **state}, cast(BinaryIO, sink))
+            try:
+                torch.save({"format": STATE_FORMAT, **state}, cast(BinaryIO, sink))
+            except RuntimeError as error:  # Ctrl-C between two lines of `_Sink`, say
+                if isinstance(error.__context__, KeyboardInterrupt):
+                    raise error.__context__ from None
+                raise
             if sink.error is not None:
                 raise sink.error
             file.write(_MARK + sink.digest.hexdigest().encode() + b"\n")
