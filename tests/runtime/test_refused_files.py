@@ -165,16 +165,17 @@ def test_readers_of_one_tensor_agree_on_its_border():
     assert re.search(expected, message(encode(build.network(), arrays)))
 
 
-def test_the_bound_of_results_is_exact():
-    """Of few bits, so that the border's values are the largest of the input; the residual counts too."""
-    build = network_file.Builder(0, bits=5)
+@pytest.mark.parametrize("bits", [5, 8])
+def test_the_bound_of_results_is_exact(bits):
+    """With few bits the border's values are the largest of the input, with 8 some filters' are; the residual counts."""
+    build = network_file.Builder(0, bits=bits)
     x = build.weighted("convolution", 4, 0)
     y = build.weighted("adder", 4, x, residual=x)
     build.classifier(2, y)
     arrays = build.arrays
     arrays["1.pad"] = np.array([0, 200, 7, 0], np.uint8)
     weight = arrays["1.weight"].astype(np.int64)
-    sums = np.maximum(weight, 200 - weight).sum((1, 2, 3))
+    sums = np.maximum(weight, max(200, 2**bits - 1) - weight).sum((1, 2, 3))
     left = 2**62 - np.abs(arrays["1.multiplier"].astype(np.int64)) * sums - 255 * build.layers[1]["residual_multiplier"]
     for sign in (1, -1):
         arrays["1.offset"] = sign * (left - 1)
