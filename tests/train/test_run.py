@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -233,6 +234,22 @@ def test_ctrl_c_while_the_teacher_trains_goes_on(make_config, tmp_path, display,
     assert display.steps == 3 + 8  # what the teacher had left, then the student
     train.train(config, tmp_path / "whole", display=display)  # with the same teacher from the cache
     assert_same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_messages_about_the_fixed_teacher_name_it(make_config, tmp_path, display, stop_after, monkeypatch, home):
+    config = make_config(method="kd")
+    with pytest.raises(train.Interrupted) as stopped:
+        train.train(config, tmp_path / "run", display=stop_after(5))
+    (folder,) = (home / "teachers").iterdir()
+    assert str(stopped.value) == f"in epoch 2, step 1 of the fixed teacher (in {folder})"
+    cls = method_type("none")
+    original = cls.losses
+    monkeypatch.setattr(cls, "losses", lambda self, batch: {"ce": original(self, batch)["ce"] * float("nan")})
+    with pytest.raises(train.Diverged) as diverged:
+        train.train(config, tmp_path / "run", resume=True, display=display)
+    assert f"going on after epoch 1, step 1 of the fixed teacher (in {folder})" in display.notes
+    where = rf"the fixed teacher's loss term `ce` is nan in epoch 2, step 2 \(in {folder}\); the last good .* {folder}/"
+    assert re.match(where, str(diverged.value))
 
 
 def test_teachers_of_other_rows_are_others(make_config, tmp_path, display, home):

@@ -74,6 +74,7 @@ class Trainer:
         self.epoch = self.step = 0  # the next step's epoch and index, both from 0
         self.seconds = 0.0  # of training and evaluation, over all sittings
         self.is_progressive = method.teacher_need is TeacherNeed.PROGRESSIVE
+        self.is_fixed_teacher = False  # set where another run's fixed teacher is trained first: messages say so
         if processes.count > 1 and config.sync_batchnorm:
             for network in (student, teacher):
                 if network is not None:
@@ -148,7 +149,7 @@ class Trainer:
             self.display.epoch(rows)
             (number,) = self.processes.largest(stop.number or 0)
             if number and self.epoch < self.schedule.epochs:
-                raise Interrupted(f"after epoch {self.epoch}", number)
+                raise Interrupted(f"after epoch {self.epoch}{self.whose}", number)
 
     def close(self) -> None:
         """Takes everything off the nets that the training put on them."""
@@ -215,7 +216,7 @@ class Trainer:
         for net, losses, _ in figures:
             for name, value in losses.items():
                 if not math.isfinite(value):
-                    raise self._diverged(f"the {net.name}'s loss term `{name}` is {value}", self.step + 1)
+                    raise self._diverged(f"{self._named(net)} loss term `{name}` is {value}", self.step + 1)
         for net, losses, correct in figures:
             net.update(self._factor(net)(time_))
             if not self.config.sync_batchnorm:
@@ -230,10 +231,19 @@ class Trainer:
     def _diverged(self, what: str, step: int) -> Diverged:
         paths = self.checkpoints.paths()
         kept = f"the last good checkpoint is {paths[0]}" if paths else "there was no checkpoint yet"
-        return Diverged(f"{what} in epoch {self.epoch + 1}, step {step}; {kept}")
+        place = f" (in {self.folder})" if self.is_fixed_teacher else ""
+        return Diverged(f"{what} in epoch {self.epoch + 1}, step {step}{place}; {kept}")
 
     def _interrupted(self, number: int) -> Interrupted:
-        return Interrupted(f"in epoch {self.epoch + 1}, step {self.step}", number)
+        return Interrupted(f"in epoch {self.epoch + 1}, step {self.step}{self.whose}", number)
+
+    @property
+    def whose(self) -> str:
+        """Whose epochs these are, as the end of a sentence, where that is not the run's student."""
+        return f" of the fixed teacher (in {self.folder})" if self.is_fixed_teacher else ""
+
+    def _named(self, net: Net) -> str:
+        return "the fixed teacher's" if self.is_fixed_teacher else f"the {net.name}'s"
 
     def _finish_epoch(self, stop: Stop) -> list[Row]:
         begin = time.monotonic()
@@ -290,11 +300,11 @@ class Trainer:
         scores = evaluate(net.network, self.data.test, self.processes.share())
         net.taps.clear()  # of the last test batch: 180 MB for ResNet-20, in the next step's way
         if not math.isfinite(scores.loss):
-            raise self._diverged(f"the {net.name}'s test loss is {scores.loss}", self.step)
+            raise self._diverged(f"{self._named(net)} test loss is {scores.loss}", self.step)
         return scores
 
     def _check_finite(self) -> None:
-        parts: list[tuple[str, nn.Module]] = [(f"the {net.name}'s", net.network) for net in self.nets]
+        parts: list[tuple[str, nn.Module]] = [(self._named(net), net.network) for net in self.nets]
         for owner, module in [*parts, ("the method's", self.method)]:
             for name, tensor in module.state_dict().items():
                 if tensor.is_floating_point() and not tensor.isfinite().all():

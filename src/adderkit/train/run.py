@@ -97,6 +97,7 @@ def _train_in(
             device = environment.pick_device(config.device)
         data = processes.in_turn(lambda: load(config.data, device))
         trainer = processes.together(lambda: _trainer(config, data, out, display, device, processes))
+        trainer.is_fixed_teacher = wait is not None
         _open(out, config, data, trainer, processes)
         if data.skipped:
             display.note(describe(data.skipped) + f"; all are in {out / SKIPPED_FILE}")
@@ -105,7 +106,7 @@ def _train_in(
             trainer.teacher.network.load_state_dict(_trained_teacher(config, data, display, stop, processes))
             set_random_state(before, device)  # trained now or found in the cache: the student sees the same numbers
         if trainer.load():
-            display.note(f"going on after epoch {trainer.epoch}, step {trainer.step}")
+            display.note(f"going on after epoch {trainer.epoch}, step {trainer.step}{trainer.whose}")
         stop.check()
         trainer.fit(stop)
         return processes.from_first(lambda: _finish(out, _summary(config, data, trainer, device)))
