@@ -8,7 +8,8 @@ The loop averages gradients over processes and parts, which is exact for losses 
 between the images of a batch (similarities of pairs) is one per process, unless the method fetches the others' rows:
 `adderkit.collectives.gathered_rows` does so differentiably. Statistics come from `collectives.pooled`, a normalisation
 by the batch from `nn.batch_norm_of_all`. Buffers must come out the same on every process, for the first one's are
-saved; a method that draws random numbers draws the same on each, for all hold one random state.
+saved; a method that draws random numbers draws the same on each, for all hold one random state: numbers of its
+own for each image come from drawing for the images of all and taking its rows, as `dropout` does.
 """
 
 from __future__ import annotations
