@@ -289,7 +289,7 @@ class _Fuser:
             after.flatten(), before.mean((2, 3)).flatten()
         ):
             raise Refused(f"{name} is an average pool that is not global: {tuple(after.shape[1:])} of {x.shape}")
-        return self._append(FusedLayer("average_pool", name, x.tensor, (x.shape[0], 1, 1)), x)
+        return self._append(FusedLayer("average_pool", _path(node), x.tensor, (x.shape[0], 1, 1)), x)
 
     def _flat(self, node: fx.Node, name: str) -> _Open | _Done:
         source = self._source(node)
@@ -362,9 +362,14 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def _caller(node: fx.Node) -> str:
-    """The module whose forward makes a node, for messages."""
-    if node.op == "call_module":
-        return f"module `{node.target}`"
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    path = stack[-1][0] if stack else ""
+    """What makes a node, for messages."""
+    path = _path(node)
     return f"module `{path}`" if path else "the network's forward"
+
+
+def _path(node: fx.Node) -> str:
+    """Of the module that a node calls, or in whose forward it stands."""
+    if node.op == "call_module":
+        return str(node.target)
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return stack[-1][0] if stack else ""

@@ -178,9 +178,11 @@ class Simulation(nn.Module):
         if fused.input == 0:  # filters of bytes
             weight = weight / (255 * self.std[:, None, None])
         steps = weight.abs().amax((1, 2, 3)).clamp(min=1e-30) / WEIGHT_HIGH
-        if self.multiplier_free:  # scale * step becomes a power of two
-            scale = (layer.gain * layer.unit).detach().double().abs().clamp(min=1e-30)
-            steps = torch.exp2((steps * scale).log2().ceil()) / scale
+        if self.multiplier_free:  # what the sums are multiplied by becomes a power of two
+            factor = (layer.gain * layer.unit).detach().double().abs().clamp(min=1e-30)
+            if fused.input > 0:
+                factor = factor * self.step[fused.input]  # of an average pool, no power of two
+            steps = torch.exp2((steps * factor).log2().ceil()) / factor
         return steps
 
     def dequantised(self, tensor: int, q: Tensor) -> Tensor:
