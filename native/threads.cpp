@@ -69,14 +69,6 @@ GompParallel find_gomp() {
 #endif
 }
 
-inline void pause() {
-#if defined(ADDERKIT_X86)
-  __builtin_ia32_pause();
-#elif defined(ADDERKIT_AARCH64)
-  __asm__ volatile("yield");
-#endif
-}
-
 // Whether `is_there()` within so short a time that sleeping and being woken would take longer: one image of a
 // small network on two threads takes 0.12 ms, and waking a thread some 0.04 ms more. On a core that other
 // work wants, no more than this time of each job is lost.

@@ -18,6 +18,15 @@ void parallel_for(int64_t tasks, int threads, const Body& body) {
       const_cast<void*>(static_cast<const void*>(&body)));
 }
 
+// What a thread does that looks again and again whether another is done: leaves the core's units to others.
+inline void pause() {
+#if defined(ADDERKIT_X86)
+  __builtin_ia32_pause();
+#elif defined(ADDERKIT_AARCH64)
+  __asm__ volatile("yield");
+#endif
+}
+
 // More is a mistake: an OpenMP runtime ends the process where it can't make them.
 constexpr int most_threads = 4096;
 

@@ -3,18 +3,9 @@
 #include <algorithm>
 #include <thread>
 
+#include "threads.h"
+
 namespace adderkit {
-namespace {
-
-inline void pause() {
-#if defined(ADDERKIT_X86)
-  __builtin_ia32_pause();
-#elif defined(ADDERKIT_AARCH64)
-  __asm__ volatile("yield");
-#endif
-}
-
-}  // namespace
 
 Bands::Bands(const Plan::State& plan, int64_t count, int64_t bands) : plan_(plan), count_(count) {
   for (size_t tensor = 0; tensor < plan.tensors.size(); ++tensor) {

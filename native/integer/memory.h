@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -31,11 +30,12 @@ Aligned<Number> aligned(int64_t count) {
   return Aligned<Number>(static_cast<Number*>(memory));
 }
 
-// Blocks that calls borrow and give back; up to `kept_bytes` of them stay for the next call.
+// Blocks of one size that calls borrow and give back; up to `kept_bytes` of them stay for the next call.
 class BlockPool {
  public:
-  // Throws std::bad_alloc.
-  Aligned<uint8_t> take(int64_t bytes, const std::function<void(uint8_t*)>& prepare) {
+  // A new block is made ready by `prepare`. Throws std::bad_alloc.
+  template <class Prepare>
+  Aligned<uint8_t> take(int64_t bytes, const Prepare& prepare) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       if (!blocks_.empty()) {
@@ -43,24 +43,33 @@ class BlockPool {
         blocks_.pop_back();
         return block;
       }
-      blocks_.reserve(++made_);  // so that giving back can't fail
+      blocks_.reserve(lent_and_kept_ + 1);  // so that giving back can't fail
+      ++lent_and_kept_;
     }
-    Aligned<uint8_t> block = aligned<uint8_t>(bytes);
-    prepare(block.get());
-    return block;
+    try {
+      Aligned<uint8_t> block = aligned<uint8_t>(bytes);
+      prepare(block.get());
+      return block;
+    } catch (...) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      --lent_and_kept_;
+      throw;
+    }
   }
+
   void give_back(Aligned<uint8_t> block, int64_t bytes) {
     std::lock_guard<std::mutex> lock(mutex_);
-    if ((static_cast<int64_t>(blocks_.size()) + 1) * bytes <= kept_bytes &&
-        blocks_.size() < blocks_.capacity())
+    if ((static_cast<int64_t>(blocks_.size()) + 1) * bytes <= kept_bytes)
       blocks_.push_back(std::move(block));
+    else
+      --lent_and_kept_;
   }
 
  private:
   static constexpr int64_t kept_bytes = int64_t{64} << 20;
   std::mutex mutex_;
   std::vector<Aligned<uint8_t>> blocks_;
-  size_t made_ = 0;
+  size_t lent_and_kept_ = 0;
 };
 
 }  // namespace adderkit

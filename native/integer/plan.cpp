@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "dispatch.h"
 #include "error.h"
 
 namespace adderkit {
@@ -253,6 +254,8 @@ Plan& Plan::operator=(Plan&&) noexcept = default;
 int32_t Plan::make(const Network& network) {
   try {
     state_ = std::make_unique<State>(network);
+    // For the instruction set that calls will most likely take; where there is none, they say so.
+    if (const AdderU8Kernels* kernels = active_adder_u8()) state_->weights_for(kernels);
     return ADDERKIT_OK;
   } catch (const std::bad_alloc&) {
     return fail(ADDERKIT_OUT_OF_MEMORY, "no memory to plan the network");
