@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "WORLD_SIZE" in os.environ:
         from adderkit.train.distributed import recorded
 
-        return recorded(_main)(arguments)
+        return recorded(_main)(arguments) or 0  # None: a parser's own exit, after its help
     return _main(arguments)
 
 

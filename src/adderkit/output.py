@@ -42,6 +42,5 @@ def _lasting(stream: TextIO | None) -> Any:
         io.BufferedWriter(_Lasting(stream.fileno(), "wb", closefd=False)),
         encoding=stream.encoding,
         errors=stream.errors,
-        line_buffering=stream.line_buffering,
-        write_through=stream.write_through,
+        line_buffering=stream.line_buffering or stream.write_through,  # `python -u`, by which torchrun starts workers
     )

@@ -161,8 +161,8 @@ def _open(out: Path, config: BaseConfig, data: ImageData, trainer: Trainer, proc
         for key, value in facts.items():
             if value != images.get(key):
                 raise ValueError(
-                    f"process {processes.rank} found other images than process 0: their {key} is {value}, there"
-                    f" {images.get(key)}; every process must find the same files"
+                    f"process {processes.rank} found other images than process 0: their {key} is {value!s:.200}, there"
+                    f" {images.get(key)!s:.200}; every process must find the same files"
                 )
         if processes.is_first:
             remove_temporary(out)
