@@ -63,17 +63,20 @@ def test_counts(name):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_twins_differ_in_the_operator_alone(name):
+def test_twins_differ_in_operators_and_their_sources_ends(name):
     built = {}
     for layer in LAYERS:
         torch.manual_seed(3)
         built[layer] = models.create(name, layer)
     adder, conv = built["adder"], built["conv"]
-    assert [(k, v.shape) for k, v in adder.state_dict().items()] == [(k, v.shape) for k, v in conv.state_dict().items()]
+    shapes = [[(key, value.shape) for key, value in model.state_dict().items()] for model in (adder, conv)]
+    assert [item for item in shapes[0] if not item[0].startswith("bn2.")] == shapes[1]
     for key in ("conv1.weight", "fc.weight", "fc.bias"):
         assert torch.equal(adder.state_dict()[key], conv.state_dict()[key])
     kinds = [{path: type(m) for path, m in model.named_modules()} for model in (adder, conv)]
-    assert {path: nn.Conv2d if kind is Adder2d else kind for path, kind in kinds[0].items()} == kinds[1]
+    swapped = {Adder2d: nn.Conv2d, nn.BatchNorm1d: nn.Identity}  # the latter on the logits
+    assert {path: swapped.get(kind, kind) for path, kind in kinds[0].items()} == kinds[1]
+    assert [path for path, kind in kinds[0].items() if kind is nn.BatchNorm1d] == ["bn2"]
     convolutions = [path for path, kind in kinds[1].items() if kind is nn.Conv2d]
     assert [path for path, kind in kinds[0].items() if kind is nn.Conv2d] == ["conv1"]
     assert len(convolutions) - 1 == sum(kind is Adder2d for kind in kinds[0].values())
@@ -84,7 +87,7 @@ def test_twins_differ_in_the_operator_alone(name):
 
 
 def test_the_official_resnet50_fits(monkeypatch):
-    """Names, shapes, strides and the folded classifier: the same logits, in double."""
+    """Names, shapes, strides and the classifier: the same logits, in double."""
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "nn")
     from official_standin import OfficialResNet, trained
 
@@ -95,7 +98,7 @@ def test_the_official_resnet50_fits(monkeypatch):
     official = trained(OfficialResNet((3, 4, 6, 3), num_classes=5), images).double()
     network = models.create("resnet50", "adder", num_classes=5).double().eval()
     (note,) = load_official(network, official.state_dict())
-    assert "folded into the linear layer `fc`" in note
+    assert note == "the 1x1 convolution `fc` became the linear layer `fc`"
     with torch.no_grad():
         expected = official(images.double())
         assert expected.std() > 0.1

@@ -3,17 +3,16 @@
 Source: He et al., CVPR 2016, Table 1; AdderNet (Chen et al., CVPR 2020), official `resnet50.py`. Module names, shapes
 and initial values of the multiplicative layers are torchvision's, whose weights the conv twins take
 (`models.load_torchvision`). The stride of a bottleneck is in its 3x3 operator, as in both; 1x1 shortcuts are operators
-too, so adder layers in the adder twin.
-Differs: the classifier is torchvision's linear layer. The official code has a 1x1 convolution and BatchNorm on the
-logits there, which compute the same once trained (`nn.load_official` folds them) but would keep torchvision's weights
-out.
+too, so adder layers in the adder twin. Each twin ends as its source does: the convolutional one in torchvision's linear
+layer, the adder network in that and BatchNorm on the logits, as the official code.
+Differs: the official classifier is the linear layer written as a 1x1 convolution.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from adderkit.models.network import Network, Operator
+from adderkit.models.network import LAYERS, Network, Operator
 from adderkit.models.registry import register
 from adderkit.models.resnet_cifar import BasicBlock
 
@@ -94,6 +93,8 @@ class ResNetImageNet(Network):
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = fc
+        # Of the adder network alone: it learns faster with it (decision 0011), and torchvision's weights know none.
+        self.bn2 = nn.BatchNorm1d(num_classes) if operator is LAYERS["adder"] else nn.Identity()
         for stage in stages:
             for module in stage.modules():
                 if isinstance(module, nn.Conv2d):  # of the conv twin; adder filters start as N(0, 1)
@@ -102,7 +103,7 @@ class ResNetImageNet(Network):
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(self.avgpool(x).flatten(1))
+        return self.bn2(self.fc(self.avgpool(x).flatten(1)))
 
 
 def _normal(convolution: nn.Conv2d) -> nn.Conv2d:
