@@ -11,7 +11,8 @@ import torch
 
 from adderkit.train import checkpoint
 from adderkit.train.checkpoint import Checkpoints, load_state, save_state
-from adderkit.train.files import WriteError, write_atomically, write_text
+from adderkit.train.files import WriteError, make_folder, write_atomically, write_text
+from adderkit.train.folder import locked
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -35,6 +36,20 @@ def test_file_and_folder_are_synced_around_the_renaming(tmp_path, monkeypatch):
     monkeypatch.setattr("os.replace", lambda *paths: done.append("rename") or replace(*paths))
     write_text(tmp_path / "file.txt", "text")
     assert done == [str(tmp_path / ".file.txt.tmp"), "rename", str(tmp_path)]
+
+
+def test_new_folders_are_synced_in_those_above_them(tmp_path, monkeypatch):
+    done = []
+    fsync = os.fsync
+    monkeypatch.setattr("os.fsync", lambda number: done.append(os.readlink(f"/proc/self/fd/{number}")) or fsync(number))
+    with locked(tmp_path / "a" / "run"):
+        assert set(done) == {str(tmp_path), str(tmp_path / "a")}
+        done.clear()
+        Checkpoints(tmp_path / "a" / "run", keep=1).save(0, 1, {})
+    assert done[0] == str(tmp_path / "a" / "run")
+    done.clear()
+    make_folder(tmp_path / "a" / "run")
+    assert done == []
 
 
 def test_state_comes_back(tmp_path):

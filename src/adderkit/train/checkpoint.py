@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from adderkit.plain_load import load_plain
-from adderkit.train.files import WriteError, remove, remove_temporary, write_atomically, write_text
+from adderkit.train.files import WriteError, make_folder, remove, remove_temporary, write_atomically, write_text
 
 STATE_FORMAT = 2
 RESULTS_FILE = "metrics.csv"
@@ -64,7 +64,7 @@ class Checkpoints:
         """
         path = self.folder / f"epoch-{epoch:04d}-step-{step:06d}.pt"
         try:
-            self.folder.mkdir(exist_ok=True)
+            make_folder(self.folder)
         except OSError as error:
             raise WriteError(path, error) from error
         save_state(path, state)

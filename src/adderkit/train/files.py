@@ -59,6 +59,15 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it where they are missing, and syncs the folders that name them."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        with suppress(PermissionError, FileNotFoundError):  # no right to read there; or another process took it away
+            sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder survive a loss of power, where its file system can."""
     descriptor = os.open(folder, os.O_RDONLY)

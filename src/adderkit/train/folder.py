@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from adderkit.train.config import BaseConfig, load_recipe, to_values, to_yaml
-from adderkit.train.files import WriteError, write_text
+from adderkit.train.files import WriteError, make_folder, write_text
 
 CONFIG_FILE = "config.yaml"
 IMPORT_FILE = "imported.json"  # in a folder of imported weights
@@ -49,7 +49,7 @@ def _lock(folder: Path) -> IO[str]:
     path = folder / _LOCK
     while True:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             file = open(path, "w")  # noqa: SIM115 (the caller closes it, where the lock falls)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):

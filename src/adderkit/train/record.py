@@ -18,7 +18,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[repo
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from adderkit.data.sift import Skipped
-from adderkit.train.files import WriteError, remove, write_atomically, write_text
+from adderkit.train.files import WriteError, make_folder, remove, write_atomically, write_text
 
 SKIPPED_FILE = "skipped.csv"
 Row = dict[str, Any]
@@ -109,7 +109,7 @@ class Events:
         # TensorBoard reads files in the order of their names.
         self._path = folder / f"events.out.tfevents.{time.time_ns():020d}"
         try:
-            folder.mkdir(exist_ok=True)
+            make_folder(folder)
             self._file = open(self._path, "xb")  # noqa: SIM115 (closed in `__exit__`)
         except OSError as error:
             raise WriteError(self._path, error) from error
