@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_PARENT = os.getppid()  # now: until a training begins, torchrun may be gone
 # SIGUSR1 is the warning that Slurm sends before it ends a job (`--signal=USR1@300`).
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -44,8 +45,8 @@ class Stop:
     def __init__(self, is_shared: bool = False) -> None:
         self._is_shared = is_shared
         self._number: int | None = None
-        # Not of other launchers: theirs may start processes in the background and end.
-        self._torchrun = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+        # Other launchers may start processes in the background and end.
+        self._ends_with_parent = "TORCHELASTIC_RUN_ID" in os.environ
         self.is_forced = False
         self._is_deferred = False
         self._is_listening = False
@@ -53,7 +54,7 @@ class Stop:
     @property
     def number(self) -> int | None:
         """Of the first signal; None: none came. SIGTERM too where torchrun is gone: nobody else would stop this one."""
-        if self._number is None and self._torchrun is not None and os.getppid() != self._torchrun:
+        if self._number is None and self._ends_with_parent and os.getppid() != _PARENT:
             self._number = signal.SIGTERM
         return self._number
 
