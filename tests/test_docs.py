@@ -29,7 +29,7 @@ def command_lines() -> list[list[str]]:
     for document in ("README.md", "docs/guide.md"):
         text = (ROOT / document).read_text()
         shell = "\n".join(blocks(document, "sh")).splitlines()
-        inline = re.findall(r"`(adderkit (?:train|eval|import|bench|doctor) [^`]*)`", text)
+        inline = re.findall(r"`(adderkit (?:train|eval|quantize|import|bench|doctor|table|theorem1) [^`]*)`", text)
         for line in [*shell, *inline]:
             words = shlex.split(re.sub(r"^(?:\w+=\S+ +)+", "", line), comments=True)
             # what is in brackets makes a form; the guide's own method is run whole below
@@ -66,8 +66,12 @@ def test_other_command_lines_reach_their_work(arguments, monkeypatch, tmp_path):
     monkeypatch.setattr("adderkit.train.import_weights", work)
     monkeypatch.setattr("adderkit.bench.measure_ops", work)
     monkeypatch.setattr("adderkit.bench.measure_train", work)
+    monkeypatch.setattr("adderkit.bench.measure_infer", work)
     monkeypatch.setattr("adderkit.doctor.report", work)
-    if arguments[0] == "eval":
+    monkeypatch.setattr("adderkit.tables.run_cells", work)
+    monkeypatch.setattr("adderkit.report.truncation", work)
+    monkeypatch.setattr("adderkit.cli_quantize.load", work)
+    if arguments[0] in ("eval", "quantize"):
         run = tmp_path / arguments[1]
         run.mkdir(parents=True)
         (run / "config.yaml").write_text("")
@@ -77,7 +81,7 @@ def test_other_command_lines_reach_their_work(arguments, monkeypatch, tmp_path):
 
 def test_there_are_command_lines():
     assert len(TRAIN_LINES) >= 7
-    assert {words[0] for words in OTHER_LINES} == {"eval", "import", "bench", "doctor"}
+    assert {words[0] for words in OTHER_LINES} >= {"eval", "quantize", "import", "bench", "doctor", "table", "theorem1"}
 
 
 def test_readme_code_runs():
