@@ -152,7 +152,7 @@ class Processes:
         """Lets all end together what is done within, however long one of them takes.
 
         None of them waits in one exchange for that: a thread of each says twice a second whether its process is done,
-        and so learns of one that died as well.
+        and so learns of one that died as well. Nothing else is exchanged within.
         """
         if self.count == 1:
             yield

@@ -96,7 +96,10 @@ def _train_in(
         with processes.agreed():
             device = environment.pick_device(config.device)
         data = processes.in_turn(lambda: load(config.data, device))
-        trainer = processes.together(lambda: _trainer(config, data, out, display, device, processes))
+        if processes.count > 1:
+            processes.together(data.facts)  # decodes the test images of a streamed set, which may take long
+        with processes.agreed():
+            trainer = _trainer(config, data, out, display, device, processes)
         trainer.is_fixed_teacher = wait is not None
         _open(out, config, data, trainer, processes)
         if data.skipped:
