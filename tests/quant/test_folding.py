@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from adderkit.quant import calibrate, fuse, reference, to_integers
+from adderkit import native, runtime
+from adderkit.quant import calibrate, encode, fuse, reference, to_integers
 from adderkit.quant.graph import FusedLayer, FusedNetwork
 from adderkit.quant.simulation import Simulation
 
@@ -189,6 +190,17 @@ def test_eight_bits_agree_with_the_float_network(name, monkeypatch):
     found = reference.run(integers, pixels.permute(0, 2, 3, 1).contiguous().numpy())
     assert np.sqrt(np.square(found - expected).mean()) < 0.15 * expected.std()
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.99
+
+
+@pytest.mark.skipif(native.library() is None, reason=native.reason())
+@pytest.mark.parametrize(("bits", "powers"), [(8, False), (4, False), (3, True)])
+@pytest.mark.parametrize("name", ["resnet8", "pooled"])
+def test_the_runtime_takes_what_comes_out(name, bits, powers, monkeypatch):
+    monkeypatch.setattr(nets.models, "create", lambda *a, **k: Pooled()) if name == "pooled" else None
+    size = 16 if name == "pooled" else 12
+    _, _, integers = quantised(name, size, bits, powers)
+    pixels = nets.images(5, size, 3, seed=5).permute(0, 2, 3, 1).contiguous().numpy()
+    assert np.array_equal(runtime.parse(encode(integers))(pixels), reference.run(integers, pixels))
 
 
 def test_fewer_bits_lose_more_and_two_still_follow():

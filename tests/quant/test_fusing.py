@@ -158,6 +158,14 @@ REFUSED = {
         lambda: forward_of(lambda s, x: Made.forward(s, x) if x.sum() > 0 else s.fc(x)),
         "it decides by the values of a tensor",
     ),
+    "a pool of the images": (
+        lambda: type("Other", (Made,), {"forward": lambda s, x: Made.forward(s, s.first(x))})(first=nn.MaxPool2d(1)),
+        "`first` takes the images themselves",
+    ),
+    "a max pool that is no module": (
+        lambda: forward_of(lambda s, x: Made.forward(s, F.max_pool2d(x, 1))),
+        "calls `max_pool2d`",
+    ),
     "no adder layer": (lambda: models.create("resnet8", "conv", 5), "has no adder layer"),
 }
 

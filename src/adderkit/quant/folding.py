@@ -53,13 +53,7 @@ def _layer(simulation: Simulation, index: int, logit_shift: int) -> IntegerLayer
     channels = fused.shape[0]
     facts = {"op": fused.op, "name": fused.name, "input": fused.input, "out_channels": channels}
     if fused.op == "max_pool":
-        return IntegerLayer(
-            **facts,
-            kernel=fused.kernel,
-            stride=fused.stride,
-            padding=fused.padding,
-            high=int(simulation.high[index + 1]),
-        )
+        return IntegerLayer(**facts, kernel=fused.kernel, stride=fused.stride, padding=fused.padding)
     if fused.op == "average_pool":
         return _average_pool(simulation, index, facts)
     weight, factor, constant = (_adder if fused.op == "adder" else _convolution)(simulation, index)
@@ -163,7 +157,7 @@ def _shift(
     """The longest shift with which everything fits; with powers of two, one that the smallest multiplier needs."""
     if powers:
         smallest = min(np.abs(factor[factor != 0]).min(initial=1.0), residual or 1.0)
-        wanted = max(0, -math.floor(math.log2(smallest)), 16)
+        wanted = min(max(16, -math.floor(math.log2(smallest))), _LONGEST_SHIFT)
     else:
         wanted = _LONGEST_SHIFT
     for shift in range(wanted, -1, -1):

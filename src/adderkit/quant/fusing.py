@@ -94,6 +94,8 @@ class _Fuser:
             else:
                 self._values[node] = self._step(node)
         for layer in self._layers:
+            if layer.residual == 0 or (layer.input == 0 and layer.weight is None):
+                raise Refused(f"`{layer.name}` takes the images themselves; only a Conv2d can")
             for tensor in (layer.input, layer.residual):
                 if tensor > 0 and self._layers[tensor - 1].op == "average_pool" and layer.op != "classifier":
                     raise Refused(f"module `{layer.name}` reads an average pool; only the classifier can")
@@ -182,7 +184,7 @@ class _Fuser:
             return self._pooled_operator(name, module, value, kernel, padding)
         x = self._tensor(source)
         if kind == "adder" and x.tensor == 0:
-            raise Refused(f"module `{name}` is an adder layer that reads the images; the first must be a Conv2d")
+            raise Refused(f"module `{name}` is an adder layer that reads the images; only a Conv2d can")
         _, height, width = x.shape
         rows = (height + 2 * padding[0] - kernel[0]) // stride[0] + 1
         columns = (width + 2 * padding[1] - kernel[1]) // stride[1] + 1

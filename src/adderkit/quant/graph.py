@@ -65,9 +65,3 @@ class FusedNetwork:
     def last_use(self, tensor: int) -> int:
         """The last layer that needs `tensor`, as input or residual."""
         return max(i for i, layer in enumerate(self.layers) if tensor in (layer.input, layer.residual))
-
-    def is_non_negative(self, tensor: int) -> bool:
-        """Whether a ReLU made it, perhaps before pools."""
-        while tensor > 0 and self.layers[tensor - 1].op in ("max_pool", "average_pool"):
-            tensor = self.layers[tensor - 1].input
-        return tensor == 0 or self.layers[tensor - 1].relu

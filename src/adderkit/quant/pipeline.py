@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ Runner = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Images (N, H, W, C) to logits (N, classes)."""
 
 _BATCH = 256
+_LARGEST_BATCH = 2**27  # numbers in a tensor of all calibration images: 512 MB, and some ten such tensors live at once
 _REFERENCE_IMAGES = 500  # that the reference is asked for where there is no native library: a quarter of a minute
 
 
@@ -70,7 +72,8 @@ def quantize(
     network, info = train.load_network(weights)
     train.check_fits(f"`{weights}`", info, train.NetworkInfo.of(network, data))
     fused = fuse(network, info.height, info.width)
-    images = calibration_images(data.train, options.calibration_images)
+    room = max(2, _LARGEST_BATCH // max(math.prod(layer.shape) for layer in fused.layers))
+    images = calibration_images(data.train, min(options.calibration_images, room))
     note(f"calibrating on {len(images)} training images")
     simulation, largest = calibrate(fused, images, info.mean, info.std, options.bits, options.multiplier_free)
     if options.finetune_epochs:
