@@ -185,7 +185,9 @@ class Trainer:
                 self._check_finite()
                 self._save_state()
                 raise
-            losses = self._train_step(step, chain([first], islice(parts, config.accumulate - 1)), phase)
+            batch = chain([first], islice(parts, config.accumulate - 1))
+            del first  # not held while the next one is made
+            losses = self._train_step(step, batch, phase)
             self.step += 1
             meter = self.student.meter if phase.trains_student else self.nets[-1].meter
             self.display.step(self.epoch + 1, losses, meter.correct / max(meter.images, 1), config.batch_size)
