@@ -18,7 +18,7 @@ from adderkit.quant.simulation import Simulation
 from adderkit.train import AdaptiveLocalRate
 
 BATCH = 64
-_LR, _ETA, _MOMENTUM = 0.02, 0.05, 0.9
+_LR, _ETA, _MOMENTUM = 0.002, 0.05, 0.9
 _LABELS = 0.5  # share of the labels in the loss; the rest is the float network's own answer
 _TOLD = 25  # steps between two notes
 
