@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 from PIL import Image
@@ -16,7 +17,7 @@ def test_errors_fall_to_rounding_and_features_are_the_series():
     assert [row.monomials for row in rows[:4]] == [1, 4, 10, 20]
     medians = [row.median for row in rows]
     assert medians[0] > 0.1 and medians[20] < 1e-14
-    assert all(later <= earlier for earlier, later in zip(medians[:12], medians[1:12], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(medians[:12]))
     assert all(row.explicit is not None and row.explicit < 1e-12 for row in rows[1:])
 
 
