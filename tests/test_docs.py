@@ -71,6 +71,7 @@ def test_other_command_lines_reach_their_work(arguments, monkeypatch, tmp_path):
     monkeypatch.setattr("adderkit.tables.run_cells", work)
     monkeypatch.setattr("adderkit.report.truncation", work)
     monkeypatch.setattr("adderkit.cli_quantize.load", work)
+    monkeypatch.setattr("adderkit.runtime.load", work)
     if arguments[0] in ("eval", "quantize"):
         run = tmp_path / arguments[1]
         run.mkdir(parents=True)
