@@ -44,7 +44,7 @@ struct Avx2Ops {
     return _mm256_blendv_epi8(v, most, _mm256_cmpgt_epi64(v, most));
   }
 
-  static Vec pack_numbers(Vec a, Vec b) { return _mm256_packus_epi32(a, b); }
+  static Vec pack_numbers(Vec a, Vec b) { return _mm256_packs_epi32(a, b); }
   static Vec pack_words(Vec a, Vec b) { return _mm256_packus_epi16(a, b); }
   static Vec by_pixel(Vec v) {
     return _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));

@@ -43,7 +43,7 @@ struct Avx512Ops {
   static Vec shift_left_32(Vec v, __m128i count) { return _mm512_sll_epi32(v, count); }
   static Vec clamp(Vec v, Vec least, Vec most) { return _mm512_min_epi64(_mm512_max_epi64(v, least), most); }
 
-  static Vec pack_numbers(Vec a, Vec b) { return _mm512_packus_epi32(a, b); }
+  static Vec pack_numbers(Vec a, Vec b) { return _mm512_packs_epi32(a, b); }
   static Vec pack_words(Vec a, Vec b) { return _mm512_packus_epi16(a, b); }
   static Vec by_pixel(Vec v) {
     return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),

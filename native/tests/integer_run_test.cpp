@@ -257,6 +257,31 @@ void test_largest_sums() {
   check(largest, {1});
 }
 
+// Results around and beyond 2^15, 2^16, 2^31: each is 0 or `high` at the end, whatever width a path works in.
+void test_results_far_outside() {
+  const int64_t results[] = {
+      255,        256,        32767, 32768,  40000,  65535,  65536,  int64_t{1} << 20, 2147483647,
+      2147483648, 4294967296, -1,    -32768, -32769, -40000, -65536, -2147483648LL,    -2147483649LL};
+  Random random{79};
+  for (LayerKind kind : {LayerKind::adder, LayerKind::convolution})
+    for (bool with_residual : {false, true})
+      for (int shift : {0, 5, 16, 33, 40}) {
+        Network network = single_layer(random, kind, 24, 6, 24, 3, 1);
+        Layer& layer = network.layers[0];
+        layer.shift = shift, layer.low = 3, layer.high = 255;
+        for (size_t o = 0; o < layer.offset.size(); ++o) {
+          const int64_t most = int64_t{1} << 60, result = results[o % (sizeof results / sizeof results[0])];
+          const __int128 offset = static_cast<__int128>(result) * (int64_t{1} << shift);
+          layer.multiplier[o] = o % 2 == 0 ? 1 : -1;
+          layer.offset[o] = offset > most ? most : offset < -most ? -most : static_cast<int64_t>(offset);
+        }
+        layer.residual = with_residual ? 0 : -1;
+        layer.residual_multiplier = with_residual ? 1 << (shift < 20 ? shift : 20) : 0;
+        check(Case("results far outside, shift " + std::to_string(shift), std::move(network), 1, random),
+              {1});
+      }
+}
+
 void test_calls_at_once() {
   Random random{79};
   const Case c("calls at once", single_layer(random, LayerKind::adder, 16, 20, 32, 3, 1), 5, random);
@@ -328,6 +353,7 @@ int main(int count, char** arguments) {
   test_random_networks(count > 1 ? std::atoi(arguments[1]) : 200);
   test_large_layers();
   test_largest_sums();
+  test_results_far_outside();
   test_calls_at_once();
   test_flushed_denormals();
   test_wrong_arguments();
