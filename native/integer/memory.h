@@ -13,6 +13,10 @@
 
 namespace adderkit {
 
+inline int64_t round_up(int64_t number, int64_t step) {
+  return (number + step - 1) / step * step;
+}
+
 struct Free {
   void operator()(void* memory) const { std::free(memory); }
 };

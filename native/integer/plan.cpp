@@ -8,10 +8,6 @@
 namespace adderkit {
 namespace {
 
-int64_t round_up(int64_t number, int64_t step) {
-  return (number + step - 1) / step * step;
-}
-
 // An int16 copy for a convolution is made for so many rows at a time that it stays in the first-level cache.
 constexpr int64_t widened_bytes = 16 << 10;
 

@@ -5,10 +5,12 @@
 #include <new>
 #include <set>
 
+#include "adder_u8/plan.h"
 #include "bounds.h"
 #include "error.h"
 #include "fields.h"
 #include "json.h"
+#include "memory.h"
 #include "refusal.h"
 
 namespace adderkit {
@@ -16,6 +18,9 @@ namespace {
 
 // So that no product of a tensor's sizes, borders included, overflows.
 constexpr int64_t largest_side = 1 << 16, most_channels = 1 << 20;
+
+// Multiplier, offset, low and high of a filter, int64 each.
+constexpr int64_t epilogue_bytes = 4 * int64_t{sizeof(int64_t)};
 
 constexpr const char* kinds[] = {"adder", "convolution", "max_pool", "average_pool",
                                  "classifier"};  // LayerKind
@@ -277,17 +282,53 @@ class Reader {
              last.out_channels);
     for (const auto& [array, content] : container_.arrays)
       if (taken_.count(array) == 0) refuse("the array `%s` belongs to no layer", shown(array).c_str());
-    check_cost();
+    check_memory();
+    check_operations();
   }
 
-  void check_cost() {
-    int64_t bytes = 0, operations = 0;
+  // Rounds as plan.cpp and the kernels do, those of the widest blocks of filters: what is refused does not
+  // depend on the machine. A channel that stands alone takes 8 times its bytes.
+  void check_memory() {
+    int64_t tensors = 0, copy = 0, weights = 0;
+    const auto add_tensor = [&](int64_t pixels, int64_t channels, int64_t number_bytes) {
+      tensors += round_up(pixels * round_up(channels, channel_step) * number_bytes, 64);
+    };
     for (const Tensor& t : tensors_) {
-      bytes += (t.height + 2 * int64_t{t.padding[0]}) * (t.width + 2 * int64_t{t.padding[1]}) * t.channels *
-               (t.is_wide ? 2 : 1);
-      if (bytes > most_tensor_bytes)
-        refuse("its tensors need more than 2^30 bytes for one image, which is the limit");
+      add_tensor((t.height + 2 * int64_t{t.padding[0]}) * (t.width + 2 * int64_t{t.padding[1]}), t.channels,
+                 t.is_wide ? 2 : 1);
+      if (tensors > most_tensor_bytes) break;  // no sum overflows
     }
+    for (const Layer& layer : network_.layers) {
+      const int64_t filters = round_up(layer.out_channels, filter_step),
+                    run = int64_t{layer.kernel[1]} * layer.channels;
+      switch (layer.kind) {
+        case LayerKind::adder:
+          weights += filters * layer.kernel[0] * layer.kernel[1] * round_up(layer.channels, channel_step) +
+                     filters * epilogue_bytes;
+          break;
+        case LayerKind::convolution:  // int16; the rows of one patch at least are copied, all of their width
+          weights += filters * layer.kernel[0] * round_up(run, 2) * 2 + filters * epilogue_bytes;
+          copy = std::max(copy, int64_t{layer.kernel[0]} * (layer.width + 2 * int64_t{layer.padding[1]}) *
+                                    layer.channels * 2);
+          break;
+        case LayerKind::classifier:  // int16
+          weights += static_cast<int64_t>(layer.weight.size()) * 2;
+          copy = std::max(copy, int64_t{layer.height} * layer.width * layer.channels * 2);
+          add_tensor(1, layer.out_channels, 4);
+          break;
+        case LayerKind::max_pool:
+        case LayerKind::average_pool:
+          break;
+      }
+    }
+    if (tensors + copy > most_tensor_bytes)
+      refuse("its tensors need more than 2^30 bytes for one image, which is the limit");
+    if (weights > most_weight_bytes)
+      refuse("its weights need more than 2^30 bytes as the kernels want them, which is the limit");
+  }
+
+  void check_operations() {
+    int64_t operations = 0;
     for (const Layer& layer : network_.layers) {
       int64_t terms = int64_t{layer.kernel[0]} * layer.kernel[1];
       if (layer.kind == LayerKind::adder || layer.kind == LayerKind::convolution) terms *= layer.channels;

@@ -204,6 +204,56 @@ void test_refused_files() {
   network("\"layers\":", std::string(40, '[').insert(0, "\"layers\":").c_str(), "32 levels");
 }
 
+// Adder layers with one channel, one filter and a kernel of side^2, all reading the image of size^2, each but
+// the first adding what the one before made; then a maximum over the map and a classifier.
+NetworkFile one_channel(int64_t size, int64_t side, int count) {
+  NetworkFile file;
+  std::string layers;
+  for (int layer = 0; layer < count; ++layer) {
+    const std::string name = std::to_string(layer), k = std::to_string(side);
+    file.arrays.push_back({name + ".weight", "U8", "[1," + k + "," + k + ",1]",
+                           std::string(static_cast<size_t>(side * side), '\0')});
+    file.arrays.push_back({name + ".pad", "U8", "[1]", std::string(1, '\0')});
+    file.arrays.push_back({name + ".multiplier", "I32", "[1]", little_endian<int32_t>({1})});
+    file.arrays.push_back({name + ".offset", "I64", "[1]", little_endian<int64_t>({0})});
+    layers +=
+        "{\"op\":\"adder\",\"name\":\"\",\"input\":0,\"residual\":" + std::to_string(layer - (layer == 0)) +
+        ",\"residual_multiplier\":" + (layer == 0 ? "0" : "1") + ",\"out_channels\":1,\"kernel\":[" + k +
+        "," + k + "],\"stride\":[1,1],\"padding\":[0,0],\"shift\":0,\"low\":0,\"high\":255},";
+  }
+  const std::string pool = std::to_string(count), last = std::to_string(count + 1);
+  file.arrays.push_back({last + ".weight", "I8", "[1,1,1,1]", std::string(1, '\1')});
+  file.arrays.push_back({last + ".multiplier", "I32", "[1]", little_endian<int32_t>({1})});
+  file.arrays.push_back({last + ".offset", "I64", "[1]", little_endian<int64_t>({0})});
+  const std::string sides = std::to_string(size), made = std::to_string(size - side + 1);
+  file.network =
+      "{\"name\":\"\",\"dataset\":\"\",\"classes\":[\"x\"],\"channels\":1,\"height\":" + sides +
+      ",\"width\":" + sides + ",\"bits\":8,\"multiplier_free\":true,\"logit_shift\":0,\"layers\":[" + layers +
+      "{\"op\":\"max_pool\",\"name\":\"\",\"input\":" + pool + ",\"kernel\":[" + made + "," + made +
+      "],\"stride\":[1,1],\"padding\":[0,0]},{\"op\":\"classifier\",\"name\":\"\",\"input\":" + last +
+      ",\"out_channels\":1,\"shift\":0}]}";
+  return file;
+}
+
+// A channel that stands alone takes 8 times its bytes in memory, and with it a lone filter 128 times.
+void test_padded_sizes() {
+  const auto message = [](const NetworkFile& file) {
+    return parsed(file.bytes()) == nullptr ? std::string(adderkit_error()) : std::string();
+  };
+  const auto has = [](const std::string& text, const char* part) {
+    return text.find(part) != std::string::npos;
+  };
+  // 8 * 2 * 8191^2 bytes of tensors are a little less than 2^30, and 8 * 2 * 8192^2 are it without what the
+  // last two layers make.
+  std::string found = message(one_channel(8191, 1, 1));
+  expect(found.empty(), "refused: %s", found.c_str());
+  found = message(one_channel(8192, 1, 1));
+  expect(has(found, "tensors need more than 2^30 bytes"), "tensors: \"%s\"", found.c_str());
+  // 9.7 MB of weights, 1.24 GB in memory
+  found = message(one_channel(2200, 2200, 2));
+  expect(has(found, "weights need more than 2^30 bytes"), "weights: \"%s\"", found.c_str());
+}
+
 void test_drawn_networks() {
   for (uint64_t seed = 0; seed < 40; ++seed) {
     Random random{seed};
@@ -323,6 +373,7 @@ int main(int count, char** arguments) {
   test_network();
   test_bad_calls();
   test_refused_files();
+  test_padded_sizes();
   test_drawn_networks();
   test_loading(folder);
   test_threads_and_forks();
