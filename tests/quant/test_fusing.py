@@ -123,7 +123,16 @@ class Twice(Made):
         return self.fc(F.adaptive_avg_pool2d(y, 1).flatten(1))
 
 
-@pytest.mark.parametrize("kind", [Made, Functional, Twice])
+class Renamed(Made):
+    """Nothing is read twice: BatchNorm and an in-place ReLU join the layer through other names."""
+
+    def forward(self, x):
+        x = F.relu_(self.norm(self.body(self.relu(self.stem(x)))).clone().contiguous())
+        y = F.dropout(self.body(x), training=self.training)
+        return self.fc(self.flat(self.pool(F.relu_(F.dropout(self.norm(y) + x, training=False)))))
+
+
+@pytest.mark.parametrize("kind", [Made, Functional, Twice, Renamed])
 def test_other_ways_to_write_a_network(kind):
     torch.manual_seed(0)
     network = kind().eval()
@@ -137,7 +146,33 @@ def forward_of(function):
     return type("Other", (Made,), {"forward": function})()
 
 
+def alias_read_twice(join):
+    """`join` changes the body's output under another name, while the body's output is read elsewhere too."""
+
+    def forward(s, x):
+        y = s.body(s.relu(s.stem(x)))
+        z = join(s, y)
+        return s.fc(s.flat(s.pool(s.relu(s.other(y)) + z)))
+
+    return type("Other", (Made,), {"forward": forward})(
+        other=Adder2d(4, 4, 1), drop=nn.Dropout(0.1), same=nn.Identity()
+    )
+
+
+def relu_in_place_of_a_copied(s, x):
+    y = s.body(s.relu(s.stem(x)))
+    z = y.clone()
+    y = F.relu_(y)
+    return s.fc(s.flat(s.pool(s.body(y) + z)))
+
+
+TWICE = "follows a tensor that is used elsewhere too"
 REFUSED = {
+    "a norm of an alias": (lambda: alias_read_twice(lambda s, y: s.relu(s.norm(s.drop(y)))), f"`norm` {TWICE}"),
+    "a ReLU of an alias": (lambda: alias_read_twice(lambda s, y: s.relu(s.same(s.drop(y)))), f"`relu` {TWICE}"),
+    "a tensor added to its alias": (lambda: alias_read_twice(lambda s, y: s.same(y) + y), TWICE),
+    "a ReLU in place of an alias": (lambda: alias_read_twice(lambda s, y: F.relu_(s.same(y))), TWICE),
+    "a ReLU in place of what was copied": (lambda: forward_of(relu_in_place_of_a_copied), "has two names"),
     "a module without a counterpart": (lambda: Made(relu=nn.Hardtanh()), "module `relu` is a Hardtanh"),
     "dilation": (lambda: Made(body=Adder2d(4, 4, 3, padding=1, dilation=2)), "`body` has `dilation`"),
     "groups": (lambda: Made(body=Adder2d(4, 4, 3, padding=1, groups=2)), "`body` has `groups`"),

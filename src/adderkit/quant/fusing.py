@@ -80,6 +80,7 @@ class _Fuser:
         self._values: dict[fx.Node, _Open | _Done] = {}
         self._image = image
         self._users: dict[fx.Node, int] = {}
+        self._aliases: dict[fx.Node, fx.Node] = {}  # nodes that hand on another's value as it is
 
     def run(self, graph: fx.Graph) -> list[FusedLayer]:
         reached = _reached(graph)
@@ -128,7 +129,7 @@ class _Fuser:
         if isinstance(module, nn.Flatten):
             return self._flat(node, who)
         if isinstance(module, (nn.Identity, nn.Dropout, nn.Dropout2d)):
-            return self._values[source]
+            return self._alias(node)
         raise Refused(f"module `{name}` is a {type(module).__name__}; {_ALLOWED}")
 
     def _function(self, node: fx.Node) -> _Open | _Done:
@@ -143,7 +144,7 @@ class _Fuser:
         if target in (F.adaptive_avg_pool2d, F.avg_pool2d, torch.mean):
             return self._average_pool(node, name)
         if target in (F.dropout, F.dropout2d):
-            return self._values[self._source(node)]
+            return self._alias(node)
         raise Refused(f"{name} calls `{getattr(target, '__name__', target)}`; {_ALLOWED}")
 
     def _method(self, node: fx.Node) -> _Open | _Done:
@@ -157,7 +158,7 @@ class _Fuser:
         if target == "mean":
             return self._average_pool(node, name)
         if target in ("contiguous", "clone"):
-            return self._values[self._source(node)]
+            return self._alias(node)
         raise Refused(f"{name} calls `.{target}()`; {_ALLOWED}")
 
     def _operator(self, name: str, module: Adder2d | nn.Conv2d, source: fx.Node) -> _Open:
@@ -237,8 +238,10 @@ class _Fuser:
         source = self._source(node)
         value = self._values[source]
         if isinstance(value, _Open) and value.tensor is None:
-            if not in_place:
+            if not in_place or source in self._aliases:
                 self._check_alone(source, name)
+            elif source in self._aliases.values():
+                raise Refused(f"{name} is a ReLU in place of a tensor that has two names")
             done = self._close(value, relu=True)
         elif not isinstance(value, _Open) and value.is_non_negative and value.tensor > 0:
             done = value
@@ -295,10 +298,9 @@ class _Fuser:
 
     def _flat(self, node: fx.Node, name: str) -> _Open | _Done:
         source = self._source(node)
-        value = self._values[source]
         if tuple(node.meta[VALUE].shape) != (source.meta[VALUE].shape[0], source.meta[VALUE][0].numel()):
             raise Refused(f"{name} reshapes to {tuple(node.meta[VALUE].shape[1:])}; allowed is to flatten")
-        return value
+        return self._alias(node)
 
     def _close_classifier(self, node: fx.Node) -> None:
         result = node.args[0]
@@ -342,9 +344,16 @@ class _Fuser:
             raise Refused(f"{_caller(node)} reads something other than a layer's output")
         return source
 
+    def _alias(self, node: fx.Node) -> _Open | _Done:
+        self._aliases[node] = self._source(node)
+        return self._values[self._aliases[node]]
+
     def _check_alone(self, node: fx.Node, name: str) -> None:
+        """Refuses a tensor with several readers, of whichever of its names: what joins its layer changes all."""
         if self._users[node] > 1:
             raise Refused(f"{name} follows a tensor that is used elsewhere too")
+        if node in self._aliases:
+            self._check_alone(self._aliases[node], name)
 
 
 def _reached(graph: fx.Graph) -> set[fx.Node]:
