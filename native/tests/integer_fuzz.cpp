@@ -1,6 +1,6 @@
 // Feeds damaged files of integer networks to the reader. Right are a refusal with a sentence, and, where the
-// checksum was made to fit the damage, a network that runs; all else, a sanitizer's report above all, is a
-// fault.
+// checksum was made to fit the damage, a network that runs and gives the same bits with every instruction set
+// that runs here, on one thread and two; all else, a sanitizer's report above all, is a fault.
 //
 //   integer_fuzz COUNT [FIRST]   inputs FIRST (0) to FIRST + COUNT - 1; an input is a function of its number
 #include <csignal>
@@ -214,6 +214,19 @@ int64_t terms_of(const adderkit_net* net) {
   return terms;
 }
 
+int64_t output_bytes(const adderkit_net* net, int32_t layer) {
+  int64_t sizes[3];
+  int32_t dtype;
+  adderkit_net_layer_shape(net, layer, &dtype, sizes);
+  return sizes[0] * sizes[1] * sizes[2] * (dtype == ADDERKIT_U8 ? 1 : dtype == ADDERKIT_U16 ? 2 : 4);
+}
+
+// What a network makes of some images: the logits, and the outputs of all layers for the first image.
+struct Results {
+  std::unique_ptr<float[]> logits;
+  std::vector<std::unique_ptr<uint8_t[]>> layers;
+};
+
 void run(const adderkit_net* net, Random& random) {
   int64_t shape[4];
   adderkit_net_shape(net, shape);
@@ -223,22 +236,37 @@ void run(const adderkit_net* net, Random& random) {
   const std::unique_ptr<uint8_t[]> images(new uint8_t[noise.size()]);
   std::memcpy(images.get(), noise.data(), noise.size());
   const size_t logits = static_cast<size_t>(count * shape[3]);
-  const std::unique_ptr<float[]> one(new float[logits]), two(new float[logits]);
-  if (adderkit_net_run(net, images.get(), count, one.get(), 1) != ADDERKIT_OK) fault(adderkit_error());
-  if (adderkit_net_run(net, images.get(), count, two.get(), 2) != ADDERKIT_OK) fault(adderkit_error());
-  if (std::memcmp(one.get(), two.get(), logits * sizeof(float)) != 0) fault("two threads give other logits");
-  for (int32_t layer = 0; layer < adderkit_net_layer_count(net); ++layer) {
-    int64_t sizes[3];
-    int32_t dtype;
-    adderkit_net_layer_shape(net, layer, &dtype, sizes);
-    const int64_t bytes = sizes[0] * sizes[1] * sizes[2] *
-                          (dtype == ADDERKIT_U8    ? 1
-                           : dtype == ADDERKIT_U16 ? 2
-                                                   : 4);
-    const std::unique_ptr<uint8_t[]> output(new uint8_t[static_cast<size_t>(bytes)]);
-    if (adderkit_net_layer_output(net, images.get(), layer, output.get(), bytes) != ADDERKIT_OK)
+  const auto is_same = [logits](const std::unique_ptr<float[]>& a, const std::unique_ptr<float[]>& b) {
+    return std::memcmp(a.get(), b.get(), logits * sizeof(float)) == 0;
+  };
+  const auto results = [&] {
+    Results made{std::unique_ptr<float[]>(new float[logits]), {}};
+    const std::unique_ptr<float[]> two(new float[logits]);
+    if (adderkit_net_run(net, images.get(), count, made.logits.get(), 1) != ADDERKIT_OK)
       fault(adderkit_error());
+    if (adderkit_net_run(net, images.get(), count, two.get(), 2) != ADDERKIT_OK) fault(adderkit_error());
+    if (!is_same(made.logits, two)) fault("two threads give other logits");
+    for (int32_t layer = 0; layer < adderkit_net_layer_count(net); ++layer) {
+      const int64_t bytes = output_bytes(net, layer);
+      made.layers.emplace_back(new uint8_t[static_cast<size_t>(bytes)]);
+      if (adderkit_net_layer_output(net, images.get(), layer, made.layers.back().get(), bytes) != ADDERKIT_OK)
+        fault(adderkit_error());
+    }
+    return made;
+  };
+  const Results right = results();
+  const int32_t active = adderkit_isa_active();
+  for (int32_t isa = 0; isa < adderkit_isa_count(); ++isa) {
+    if (isa == active || adderkit_isa_reason(isa)[0] != '\0') continue;
+    adderkit_isa_force(adderkit_isa_name(isa));
+    const Results found = results();
+    if (!is_same(found.logits, right.logits)) fault("another instruction set gives other logits");
+    for (size_t layer = 0; layer < found.layers.size(); ++layer)
+      if (std::memcmp(found.layers[layer].get(), right.layers[layer].get(),
+                      static_cast<size_t>(output_bytes(net, static_cast<int32_t>(layer)))) != 0)
+        fault("another instruction set gives another output of a layer");
   }
+  adderkit_isa_force(nullptr);
 }
 
 void try_one(Kind kind, Random& random, const std::vector<NetworkFile>& seeds, Counts* counts) {
