@@ -36,6 +36,9 @@ struct Job {
 using GompParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
 #if defined(__linux__)
+// The process that loaded this library.
+const pid_t loading_process = getpid();
+
 // How many libraries the process has loaded so far.
 unsigned long long loaded_libraries() {
   unsigned long long count = 0;
@@ -51,6 +54,8 @@ unsigned long long loaded_libraries() {
 
 GompParallel find_gomp() {
 #if defined(__linux__)
+  // After a fork libgomp still counts on its threads, which only the parent has, and waits for ever.
+  if (getpid() != loading_process) return nullptr;
   static std::atomic<GompParallel> found{nullptr};
   static std::atomic<unsigned long long> searched{0};
   GompParallel parallel = found.load(std::memory_order_acquire);

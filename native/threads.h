@@ -1,5 +1,5 @@
-// Runs independent tasks on several threads: on the libgomp that the process already has, else on our own
-// pool.
+// Runs independent tasks on several threads: on the libgomp that the process already has, else, and in forked
+// processes, on our own pool.
 #pragma once
 
 #include <cstdint>

@@ -77,7 +77,8 @@ typedef enum adderkit_peak_kind {
  * registers. Takes about 0.1 s. threads 0 means all cores. */
 ADDERKIT_API int32_t adderkit_peak(int32_t kind, int32_t threads, double* operations_per_second);
 
-/* "libgomp" where calls run on a libgomp that the process has loaded, else "own pool". */
+/* "libgomp" where calls run on a libgomp that the process has loaded, else "own pool". A process
+ * forked after this library was loaded runs on a pool of its own: libgomp hangs there. */
 ADDERKIT_API const char* adderkit_thread_pool(void);
 
 /* Integer networks: a file, as `adderkit quantize` writes it, and nothing else (docs/runtime.md).

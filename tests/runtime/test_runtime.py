@@ -340,8 +340,18 @@ def test_a_path_that_can_not_run_here_is_named():
     assert "ValueError: `ADDERKIT_ISA` (=abacus) must be one of" in done.stderr
 
 
-def test_a_forked_process_goes_on_with_the_net():
-    script = """
+@pytest.mark.parametrize("pool", ["own pool", "libgomp"])
+def test_a_forked_process_goes_on_with_the_net(pool):
+    """With torch's libgomp too, whose threads the child has not."""
+    start = ALONE
+    if pool == "libgomp":
+        pytest.importorskip("torch")
+        if (library := native.library()) is None or library.adderkit_thread_pool() != b"libgomp":
+            pytest.skip("this torch brings no libgomp")
+        start = "import torch, numpy as np, adderkit.runtime\nfrom network_file import drawn, encode\n"
+    script = f"""
+from adderkit import native
+assert native.library().adderkit_thread_pool() == {pool.encode()!r}
 import os, warnings
 warnings.simplefilter("ignore")  # newer Pythons warn that a process with threads forks; that is the point
 network, arrays = drawn(1)
@@ -353,12 +363,13 @@ if child == 0:
     import signal
     signal.alarm(60)
     ok = np.array_equal(net(images, 3), right) and np.array_equal(net(images[:1], 2), right[:1])
+    ok = ok and native.library().adderkit_thread_pool() == b"own pool"
     del net
     os._exit(0 if ok else 1)
 assert os.waitpid(child, 0)[1] == 0
 assert np.array_equal(net(images, 3), right)
 """
-    done = run(ALONE + script)
+    done = run(start + script)
     assert done.returncode == 0, done.stderr
 
 
