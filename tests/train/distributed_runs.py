@@ -131,8 +131,9 @@ def with_own_pictures(rank: int, folder: Path) -> BaseConfig:
 
 def patience(processes: distributed.Processes) -> list[str]:
     """The first process loads for longer than the others wait for an answer; then the second one can't."""
-    group: Any = dist.distributed_c10d
-    group._set_pg_timeout(timedelta(seconds=2))
+    # torch 2.15 names it anew and warns of the old name
+    set_timeout: Any = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
+    set_timeout(timedelta(seconds=2))
 
     def load() -> str:
         time.sleep(4 if processes.is_first else 0)
@@ -144,7 +145,7 @@ def patience(processes: distributed.Processes) -> list[str]:
         return "loaded"
 
     found = [raised_or(lambda: processes.in_turn(load)), raised_or(lambda: processes.in_turn(fail))]
-    group._set_pg_timeout(distributed.TIMEOUT)
+    set_timeout(distributed.TIMEOUT)
     return found
 
 
