@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -64,7 +66,10 @@ def test_writes_a_network_and_says_what_it_lost(quantize, runs, tmp_path):
     assert "64 test images of digits" in done.stdout and "points" in done.stdout and "net.adk" in done.stdout
     notes = notes_of(tmp_path / "net.adk")
     assert notes["source"]["calibration_images"] == 64 and notes["source"]["finetune_epochs"] == 0
-    assert len(notes["source"]["weights_sha256"]) == 64 and notes["test_images"] == 64
+    weights = (runs / "adder" / "last.safetensors").read_bytes()
+    assert notes["source"]["weights_sha256"] == hashlib.sha256(weights).hexdigest() and notes["test_images"] == 64
+    assert ROWS.items() <= notes["source"].items() and notes["source"]["data"] == "digits"
+    assert notes["source"]["train_images"] == 192 and "not finished" not in done.stderr
     summary = json.loads((runs / "adder" / "summary.json").read_text())
     assert notes["float_top1"] == pytest.approx(summary["final_top1"])
     assert abs(notes["integer_top1"] - notes["float_top1"]) <= 0.1
@@ -82,6 +87,28 @@ def test_writes_a_network_and_says_what_it_lost(quantize, runs, tmp_path):
     assert "4, powers of two" in done.stdout
     notes = notes_of(tmp_path / "net.adk")
     assert (notes["bits"], notes["multiplier_free"], notes["source"]["finetune_epochs"]) == (4, True, 1)
+
+
+def test_an_unfinished_run_is_named(quantize, runs, tmp_path):
+    shutil.copytree(runs / "adder", tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    done = quantize("run", "--out", "net.adk", "--calibration_images", 32)
+    assert done.returncode == 0 and "the run run is not finished" in done.stderr
+
+
+def test_weights_that_change_while_they_are_read(quantize, runs, tmp_path, monkeypatch):
+    shutil.copytree(runs / "adder", tmp_path / "run")
+    real = pipeline.train.load_network
+
+    def load_network(path):
+        found = real(path)
+        path.write_bytes(path.read_bytes() + b"x")
+        return found
+
+    monkeypatch.setattr(pipeline.train, "load_network", load_network)
+    done = quantize("run", "--out", "net.adk")
+    assert done.returncode == 2 and "changed while they were read" in done.stderr
+    assert not (tmp_path / "net.adk").exists()
 
 
 @pytest.mark.skipif(native.library() is None, reason=native.reason())
@@ -107,7 +134,11 @@ def test_without_the_native_library_the_reference_scores_alike(quantize, runs, t
         (["RUN/adder", "--out", "missing/x.adk"], ["`out` (=missing/x.adk)", "there is no folder `missing`"]),
         (["RUN/adder", "--out", "."], ["`out` (=.) must be a file"]),
         (["RUN/adder", "--out", "x.adk", "--vectors", "full"], ["`vectors` (=full)", "empty folder"]),
-        (["RUN/adder", "--out", "x.adk", "--data.train_rows", "0:40", "--finetune_epochs", "1"], ["`batch_size`"]),
+        (["RUN/adder", "--out", "x.adk", "--vectors", "full/file/v"], ["`vectors` (=full/file/v)", "no folder can"]),
+        (
+            ["RUN/adder", "--out", "x.adk", "--data.train_rows", "0:40", "--finetune_epochs", "1"],
+            ["`finetune_epochs` (=1)"],
+        ),
         (["RUN/conv", "--out", "x.adk"], ["`resnet8`", "no adder layer"]),
         (["nowhere", "--out", "x.adk"], ["`run` (=nowhere) holds no run"]),
         (["RUN/adder", "--out", "x.adk", "--data.image_size", "12"], ["does not fit the data", "height"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from adderkit.cli_options import parse, values
 from adderkit.data import load
 from adderkit.data.sift import describe
 from adderkit.paths import shown
-from adderkit.train.folder import CONFIG_FILE
+from adderkit.train.folder import CONFIG_FILE, IMPORT_FILE
 
 _WEIGHTS = "last.safetensors"
 _VECTORS = "write what every layer reads and makes for one test image, for tests of hardware"
@@ -36,8 +37,10 @@ def run(arguments: list[str], description: str) -> int:
     given = _parse(arguments, description, quant.QuantizeOptions(data=config.data))
     options = quant.QuantizeOptions(**values(given, quant.QuantizeOptions))
     _check_new(out, given.overwrite)
-    if vectors is not None and vectors.exists() and (not vectors.is_dir() or any(vectors.iterdir())):
-        raise ValueError(f"`vectors` (={shown(vectors)}) must be a new or empty folder")
+    if vectors is not None:
+        _check_folder(vectors)
+    if not any((folder / name).exists() for name in ("summary.json", IMPORT_FILE)):
+        _note(f"note: the run {shown(folder)} is not finished; these are the weights of its last checkpoint")
     data = load(options.data, torch.device("cpu"))
     if data.skipped:
         print(describe(data.skipped), file=sys.stderr)
@@ -71,6 +74,14 @@ def _check_new(out: Path, overwrite: bool) -> None:
         raise ValueError(f"`out` (={shown(out)}) must be a file")
     if out.exists() and not overwrite:
         raise ValueError(f"`out` (={shown(out)}) exists; choose another name, or --overwrite")
+
+
+def _check_folder(vectors: Path) -> None:
+    if vectors.exists() and (not vectors.is_dir() or any(vectors.iterdir())):
+        raise ValueError(f"`vectors` (={shown(vectors)}) must be a new or empty folder")
+    existing = next(path for path in (vectors.absolute(), *vectors.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"`vectors` (={shown(vectors)}): no folder can be made in {shown(existing)}")
 
 
 def _note(line: str) -> None:

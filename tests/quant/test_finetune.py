@@ -89,10 +89,34 @@ def test_every_parameter_has_a_gradient(trained):
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
+def test_data_with_other_statistics_than_the_network(trained):
+    """As after training on other rows: the network sees the same pixels, normalised as it was trained."""
+    network, data, info = trained
+    images = calibration_images(data.train, 64)
+    mean, std = (info.mean[0] + 0.2,), (info.std[0] * 1.5,)
+    simulation, _ = calibrate(fuse(network, 8, 8), images, mean, std, 8)
+    seen, taught = [], []
+    simulation.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach().clone()))
+
+    def teacher(x):
+        taught.append(x.clone())
+        return network(x)
+
+    finetune(simulation, teacher, data, 1, images)
+    assert len(taught) == 8
+    batches = data.train.batches(64, seed=0, epoch=0)
+    for (batch, _), pixels, normalised in zip(batches, seen[:8], taught, strict=True):
+        exact = 255 * (batch.double() * data.std[0] + data.mean[0])
+        torch.testing.assert_close(pixels.double(), exact, rtol=0, atol=1e-3)
+        assert torch.equal(pixels, pixels.round())
+        expected = (pixels.double() / 255 - mean[0]) / std[0]
+        torch.testing.assert_close(normalised.double(), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_too_few_images_for_a_batch(trained):
     network, _, info = trained
     data = nets.digits("0:40")
     images = calibration_images(data.train, 40)
     simulation, _ = calibrate(fuse(network, 8, 8), images, info.mean, info.std, 8)
-    with pytest.raises(ValueError, match="`batch_size`"):
+    with pytest.raises(ValueError, match=r"`finetune_epochs` \(=1\) must be 0 with 40 training images"):
         finetune(simulation, network, data, 1, images)

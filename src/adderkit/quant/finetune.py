@@ -44,19 +44,25 @@ def finetune(
     Raises:
         ValueError: fewer training images than BATCH; a loss that is no number.
     """
+    if len(data.train) < BATCH:
+        raise ValueError(
+            f"`finetune_epochs` (={epochs}) must be 0 with {len(data.train)} training images: a step takes {BATCH}"
+        )
     optimizer = torch.optim.SGD(simulation.parameters(), lr=_LR, momentum=_MOMENTUM)
     filters = [simulation.layer(i).weight for i, layer in enumerate(simulation.network.layers) if layer.op == "adder"]
     AdaptiveLocalRate(filters, eta=_ETA).attach(optimizer)
-    mean, std = (value.float()[:, None, None] for value in (simulation.mean, simulation.std))
+    mean, std = (torch.tensor(value)[:, None, None] for value in (data.mean, data.std))
+    own_mean, own_std = (value.float()[:, None, None] for value in (simulation.mean, simulation.std))
     steps = data.train.steps(BATCH)
     simulation.train()
     losses: list[float] = []
     for epoch in range(epochs):
         for step, (normalised, labels) in enumerate(data.train.batches(BATCH, seed=0, epoch=epoch), epoch * steps):
             optimizer.param_groups[0]["lr"] = _LR * (1 + math.cos(math.pi * step / (epochs * steps))) / 2
+            pixels = ((normalised * std + mean) * 255).round()  # the network's statistics may be those of other data
             with torch.no_grad():
-                taught = teacher(normalised).softmax(1)
-            logits = simulation(((normalised * std + mean) * 255).round())
+                taught = teacher((pixels / 255 - own_mean) / own_std).softmax(1)
+            logits = simulation(pixels)
             loss = _LABELS * F.cross_entropy(logits, labels) + (1 - _LABELS) * F.cross_entropy(logits, taught)
             if not loss.isfinite():
                 raise ValueError(f"fine-tuning diverged at step {step}: the loss is {loss.item()}")

@@ -20,6 +20,7 @@ from adderkit.data import ImageData, Split
 from adderkit.data.augment import normalise
 from adderkit.data.crops import CentreCrop
 from adderkit.data.loading import fitting
+from adderkit.paths import shown
 from adderkit.quant import file, reference
 from adderkit.quant.calibration import calibrate
 from adderkit.quant.finetune import finetune
@@ -69,7 +70,10 @@ def quantize(
     Raises:
         ValueError: weights, a network or data that can't be.
     """
+    digest = _digest(weights)
     network, info = train.load_network(weights)
+    if _digest(weights) != digest:
+        raise ValueError(f"weights `{shown(weights)}` changed while they were read: is the run still going on?")
     train.check_fits(f"`{weights}`", info, train.NetworkInfo.of(network, data))
     fused = fuse(network, info.height, info.width)
     room = max(2, _LARGEST_BATCH // max(math.prod(layer.shape) for layer in fused.layers))
@@ -81,9 +85,13 @@ def quantize(
         largest = max(largest, largest_logit(simulation, images))
     notes: dict[str, Any] = {
         "source": {
-            "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "weights_sha256": digest,
             "adderkit": adderkit.__version__,
             "commit": commit(),
+            "data": data.name,
+            "train_rows": options.data.train_rows,
+            "test_rows": options.data.test_rows,
+            "train_images": len(data.train),
             "calibration_images": len(images),
             "finetune_epochs": options.finetune_epochs,
         }
@@ -99,6 +107,11 @@ def quantize(
         "test_images": len(rows),
     }
     return Result(replace(integers, notes={**notes, **scores}), **scores)
+
+
+def _digest(weights: Path) -> str | None:
+    """SHA-256 of the file; None where there is none: reading it says so."""
+    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
 
 
 def calibration_images(split: Split, count: int) -> Tensor:
