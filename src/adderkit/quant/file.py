@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +41,24 @@ def read(path: Path) -> IntegerNetwork:
     with runtime.load(path) as net:
         arrays = net.arrays()
         facts = dict(net.header)
-    layers = tuple(_read_layer(index, layer, arrays) for index, layer in enumerate(facts.pop("layers")))
+    channels = [facts["channels"]]  # of each tensor
+    layers: list[IntegerLayer] = []
+    for index, layer in enumerate(facts.pop("layers")):
+        layers.append(_read_layer(index, layer, arrays, channels[layer["input"]]))
+        channels.append(layers[-1].out_channels)
     given: dict[str, Any] = {key: facts.pop(key) for key in _FACTS}
     given["classes"] = tuple(given["classes"])
-    return IntegerNetwork(**given, layers=layers, notes=facts)
+    return IntegerNetwork(**given, layers=tuple(layers), notes=facts)
 
 
-def _read_layer(index: int, facts: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> IntegerLayer:
-    pairs: dict[str, Any] = {key: tuple(facts[key]) for key in ("kernel", "stride", "padding")}
+def _read_layer(index: int, facts: dict[str, Any], arrays: dict[str, NDArray[Any]], in_channels: int) -> IntegerLayer:
+    """Keys that mean nothing for an operation may be absent; a pool's output has its input's channels."""
+    given = {field.name: facts[field.name] for field in fields(IntegerLayer) if field.name in facts}
+    given |= {key: tuple(given[key]) for key in ("kernel", "stride", "padding") if key in given}
+    if facts["op"] in ("max_pool", "average_pool"):
+        given["out_channels"] = in_channels
     parts: dict[str, Any] = {part: arrays.get(f"{index}.{part}") for part in _PARTS}
-    return IntegerLayer(**(facts | pairs | parts))
+    return IntegerLayer(**(given | parts))
 
 
 def encode(network: IntegerNetwork) -> bytes:
