@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from network_file import drawn
+from network_file import drawn, evaluated, tangled
+from network_file import encode as encode_by_description
 
 from adderkit import native, runtime
-from adderkit.quant import IntegerLayer, IntegerNetwork, encode, reference, write
+from adderkit.quant import IntegerLayer, IntegerNetwork, encode, read, reference, write
 
 if native.library() is None:
     pytest.skip(f"no native library: {native.reason()}", allow_module_level=True)
@@ -48,3 +49,20 @@ def test_round_trip(seed, tmp_path):
     np.testing.assert_array_equal(net(images), reference.run(made, images))
     for index, tensor in enumerate(reference.tensors(made, images)[1:]):
         np.testing.assert_array_equal(net.layer_output(images[0], index).ravel(), np.ravel(tensor[0]))
+
+
+@pytest.mark.parametrize("draw", [drawn, tangled])
+@pytest.mark.parametrize("seed", range(4))
+def test_files_of_others_are_read(draw, seed, tmp_path):
+    """Without the keys that mean nothing, as the format allows."""
+    network, arrays = draw(seed)
+    path = tmp_path / "net.adk"
+    path.write_bytes(encode_by_description({**network, "made by": "hand"}, arrays))
+    made = read(path)
+    assert made.notes == {"made by": "hand"}
+    image = np.random.default_rng(seed).integers(0, 256, made.shape(0)).astype(np.uint8)
+    expected = evaluated(network, arrays, image)
+    for index, tensor in enumerate(reference.tensors(made, image[None])):
+        assert np.array_equal(tensor[0].ravel(), expected[index].ravel()), index
+    write(made, path)
+    assert encode(read(path)) == path.read_bytes()
