@@ -135,6 +135,7 @@ def test_without_the_native_library_the_reference_scores_alike(quantize, runs, t
         (["RUN/adder", "--out", "."], ["`out` (=.) must be a file"]),
         (["RUN/adder", "--out", "x.adk", "--vectors", "full"], ["`vectors` (=full)", "empty folder"]),
         (["RUN/adder", "--out", "x.adk", "--vectors", "full/file/v"], ["`vectors` (=full/file/v)", "no folder can"]),
+        (["RUN/adder", "--out", "x.adk", "--vectors", "x.adk"], ["`vectors` (=x.adk) must not be `out`"]),
         (
             ["RUN/adder", "--out", "x.adk", "--data.train_rows", "0:40", "--finetune_epochs", "1"],
             ["`finetune_epochs` (=1)"],

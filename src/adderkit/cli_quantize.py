@@ -38,7 +38,7 @@ def run(arguments: list[str], description: str) -> int:
     options = quant.QuantizeOptions(**values(given, quant.QuantizeOptions))
     _check_new(out, given.overwrite)
     if vectors is not None:
-        _check_folder(vectors)
+        _check_folder(vectors, out)
     if not any((folder / name).exists() for name in ("summary.json", IMPORT_FILE)):
         _note(f"note: the run {shown(folder)} is not finished; these are the weights of its last checkpoint")
     data = load(options.data, torch.device("cpu"))
@@ -76,9 +76,11 @@ def _check_new(out: Path, overwrite: bool) -> None:
         raise ValueError(f"`out` (={shown(out)}) exists; choose another name, or --overwrite")
 
 
-def _check_folder(vectors: Path) -> None:
+def _check_folder(vectors: Path, out: Path) -> None:
     if vectors.exists() and (not vectors.is_dir() or any(vectors.iterdir())):
         raise ValueError(f"`vectors` (={shown(vectors)}) must be a new or empty folder")
+    if out.absolute() in (vectors.absolute(), *vectors.absolute().parents):
+        raise ValueError(f"`vectors` (={shown(vectors)}) must not be `out` (={shown(out)}) or in it")
     existing = next(path for path in (vectors.absolute(), *vectors.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(f"`vectors` (={shown(vectors)}): no folder can be made in {shown(existing)}")
