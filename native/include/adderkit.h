@@ -86,7 +86,8 @@ ADDERKIT_API const char* adderkit_thread_pool(void);
  * A network never changes once it is loaded: any number of threads may use one at the same time, until one of
  * them frees it. What the functions below point to belongs to the network and lives as long as it does; texts
  * are UTF-8. Results are the same bits whatever the number of threads and the instruction set. A forked
- * process may go on with a network of its parent's. */
+ * process may go on with a network of its parent's, unless another thread ran one at the moment of the
+ * fork: a lock that it held stays held in the child, where a call may then wait for ever. */
 typedef struct adderkit_net adderkit_net;
 
 /* Types of numbers. */

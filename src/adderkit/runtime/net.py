@@ -47,8 +47,9 @@ def parse(data: bytes) -> Net:
 class Net:
     """An integer network; `load` makes it.
 
-    A net never changes: several threads may call it at the same time, and a forked process may go on with it. Its
-    memory is freed with its last reference, or by `close()`. It can't be pickled: send the path.
+    A net never changes: several threads may call it at the same time, and a forked process may go on with it,
+    if no other thread was running a net at the moment of the fork (a call might then wait for ever). Its memory is
+    freed with its last reference, or by `close()`. It can't be pickled: send the path.
 
     Attributes:
         name: of the network that it was made of, as `resnet20`.
