@@ -65,7 +65,7 @@ def draw_times(report: Report, path: Path) -> None:
         colours = ["tab:blue" if row["contestant"].startswith("adder") else "tab:orange" for row in rows]
         bars = axes.barh([row["contestant"] for row in rows], times, xerr=ends, color=colours)
         axes.bar_label(bars, [f"{time:.3g} ms" for time in times], padding=6)
-        axes.margins(x=0.25)
+        axes.margins(x=0.4)
         axes.set(title=f"batch {batch}", xlabel="milliseconds an image")
     machine, settings = report["machine"], report["settings"]
     figure.suptitle(f"{settings['network']}: {machine['processor']}, {machine['threads']} threads", fontsize="medium")
