@@ -256,6 +256,7 @@ def test_documented_command_lines_parse(arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bench, "measure_ops", measure)
     monkeypatch.setattr(bench, "measure_train", measure)
+    monkeypatch.setattr(bench, "measure_infer", measure)
     with pytest.raises(Reached):
         cli.main(arguments)
 
