@@ -4,6 +4,9 @@
 // Counts and prints a failure unless `is_right`.
 void expect(bool is_right, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
+// Prints how many failures there were, if any; 1 then, else 0.
+int exit_code();
+
 // The interface apart from numbers: what is refused, threads, processes.
 void test_refusals();
 void test_paths();

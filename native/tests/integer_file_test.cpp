@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <cstdarg>
 #include <cstdio>
 #include <cstring>
 #include <functional>
@@ -19,8 +18,6 @@
 #include "network_file.h"
 
 namespace {
-
-int failures = 0;
 
 struct Free {
   void operator()(adderkit_net* net) const { adderkit_net_free(net); }
@@ -348,15 +345,6 @@ void test_threads_and_forks() {
 
 }  // namespace
 
-void expect(bool is_right, const char* format, ...) {
-  if (is_right || ++failures > 20) return;
-  va_list arguments;
-  va_start(arguments, format);
-  std::vfprintf(stderr, format, arguments);
-  va_end(arguments);
-  std::fputc('\n', stderr);
-}
-
 // integer_file_test             runs the tests
 // integer_file_test --write F   writes F/colours.adk and F/green.ppm, for the example
 int main(int count, char** arguments) {
@@ -378,6 +366,5 @@ int main(int count, char** arguments) {
   test_loading(folder);
   test_threads_and_forks();
   rmdir(folder);
-  if (failures > 0) std::fprintf(stderr, "%d failures\n", failures);
-  return failures > 0 ? 1 : 0;
+  return exit_code();
 }

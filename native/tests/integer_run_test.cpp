@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -25,8 +24,6 @@ using adderkit::run;
 using adderkit::run_to;
 
 namespace {
-
-std::atomic<int> failures{0};
 
 using Values = std::vector<int64_t>;  // of one tensor, (height, width, channels)
 
@@ -337,18 +334,6 @@ void test_wrong_arguments() {
 
 }  // namespace
 
-void expect(bool is_right, const char* format, ...) {
-  if (is_right) return;
-  static std::atomic<int> printed{0};
-  ++failures;
-  if (++printed > 20) return;
-  va_list arguments;
-  va_start(arguments, format);
-  std::vfprintf(stderr, format, arguments);
-  va_end(arguments);
-  std::fputc('\n', stderr);
-}
-
 int main(int count, char** arguments) {
   test_random_networks(count > 1 ? std::atoi(arguments[1]) : 200);
   test_large_layers();
@@ -357,6 +342,5 @@ int main(int count, char** arguments) {
   test_calls_at_once();
   test_flushed_denormals();
   test_wrong_arguments();
-  std::printf("%d failures\n", failures.load());
-  return failures == 0 ? 0 : 1;
+  return exit_code();
 }
