@@ -175,6 +175,28 @@ def test_pkkd_maps_of_different_size_are_refused(batch, student_net):
         make_pkkd(wrong, student_net)
 
 
+def pkkd_with(**options):
+    return method_type("pkkd")(method_type("pkkd").Options(**options))
+
+
+def test_pkkd_head_start_shifts_the_teacher():
+    """Both nets are trained for all epochs, whatever the head start."""
+    for ahead in (0, 3, 8):
+        phases = pkkd_with(head_start=ahead).phases(8)
+        assert sum(phase.epochs for phase in phases) == 8 + ahead
+        for wanted in ("trains_student", "trains_teacher"):
+            assert sum(phase.epochs for phase in phases if getattr(phase, wanted)) == 8
+        assert phases[0].trains_teacher and phases[-1].trains_student
+        assert all(phase.epochs for phase in phases)
+
+
+def test_pkkd_head_start_that_can_not_be():
+    with pytest.raises(ValueError, match=r"`pkkd.head_start` \(=9\) must be <= `epochs` \(=8\)"):
+        pkkd_with(head_start=9).phases(8)
+    with pytest.raises(ValueError, match=r"`pkkd.head_start` \(=1\) needs a progressive teacher"):
+        pkkd_with(head_start=1, progressive=False).phases(8)
+
+
 @pytest.mark.parametrize("progressive", [True, False])
 def test_pkkd_and_kd_declare_their_teacher(progressive):
     need = TeacherNeed.PROGRESSIVE if progressive else TeacherNeed.FIXED

@@ -22,6 +22,7 @@ from adderkit.distill import method_type
 from adderkit.train.config import BaseConfig, config_type
 from adderkit.train.loop import Trainer
 
+NETS = ("student", "teacher")
 SUMMARY_KEYS = {
     "method", "dataset", "student", "teacher", "layer", "seed", "epochs", "final_top1", "best_top1",
     "teacher_final_top1", "seconds", "device", "versions", "commit",
@@ -57,6 +58,34 @@ def test_files_of_a_run(make_config, tmp_path, display):
     assert rows[0].keys() >= {"loss.ce", "loss.soft", "loss.mid", "train_loss", "test_top1", "test_top5", "lr"}
     assert list((folder / "tensorboard").iterdir())
     assert train.load_recipe(folder / "config.yaml") == make_config()
+
+
+def test_head_start_and_rare_tests(make_config, tmp_path, display):
+    """The teacher is trained in epochs 1 to 3, the student in 2 to 4; tests are due in epochs 3 and 4."""
+    config = make_config(epochs=3, test_every=3, pkkd={"head_start": 1})
+    summary = train.train(config, tmp_path / "run", display=display)
+    rows = metrics(tmp_path / "run")
+    trained = {net: [int(row["epoch"]) for row in rows if row["net"] == net and row["train_loss"]] for net in NETS}
+    tested = {net: [int(row["epoch"]) for row in rows if row["net"] == net and row["test_top1"]] for net in NETS}
+    assert trained == {"student": [2, 3, 4], "teacher": [1, 2, 3]}
+    assert tested == {"student": [3, 4], "teacher": [3, 4]}
+    assert [row["phase"] for row in rows[::2]] == ["teacher alone", "together", "together", "teacher done"]
+    data = load(config.data, torch.device("cpu"))
+    for name, key in (("last", "final_top1"), ("teacher", "teacher_final_top1")):
+        network, _ = train.load_network(tmp_path / "run" / f"{name}.safetensors")
+        assert train.evaluate(network, data.test).top1 == summary[key]
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_head_start_goes_on_to_the_same_end(make_config, tmp_path, display, stop_after, steps):
+    config = make_config(epochs=1, test_every=2, pkkd={"head_start": 1})
+    train.train(config, tmp_path / "whole", display=display)
+    with pytest.raises(train.Interrupted):
+        train.train(config, tmp_path / "parts", display=stop_after(steps))
+    train.train(config, tmp_path / "parts", resume=True, display=display)
+    for name in ("last", "teacher"):
+        assert_same(weights(tmp_path / "whole", name), weights(tmp_path / "parts", name))
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
 
 
 def test_saved_student_scores_what_the_summary_says(make_config, tmp_path, display):

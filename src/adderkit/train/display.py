@@ -70,7 +70,8 @@ def _epoch_line(rows: list[Row], epochs: int) -> str:
     parts = [f"epoch {rows[0]['epoch']}/{epochs}"]
     for row in rows:
         trained = f" loss {row['train_loss']:.4f}" if "train_loss" in row else ""
-        parts.append(f"{row['net']}{trained} test top-1 {100 * row['test_top1']:.2f} %")
+        tested = f" test top-1 {100 * row['test_top1']:.2f} %" if "test_top1" in row else ""
+        parts.append(f"{row['net']}{trained}{tested}")
     return " | ".join(parts)
 
 

@@ -288,22 +288,29 @@ class Trainer:
                 save_network(self.folder / f"{stem}.safetensors", net.network, NetworkInfo.of(net.network, self.data))
 
     def _row(self, net: Net, phase: Phase) -> Row:
-        scores = self._scores(net)
         row: Row = {"epoch": self.epoch + 1, "net": net.name, "phase": phase.name}
         if net.meter.images:
             row |= {"lr": self.config.lr * self._factor(net)(self.epoch)} | net.meter.row()
-        return row | {"test_loss": scores.loss, "test_top1": scores.top1, "test_top5": scores.top5}
+        epochs = self.epoch + 1
+        if epochs % self.config.test_every == 0 or epochs == self.schedule.epochs:
+            row |= {f"test_{name}": score for name, score in self._scores(net, phase)._asdict().items()}
+        return row
 
-    def _scores(self, net: Net) -> Scores:
-        if net is self.teacher and not self.is_progressive:
-            earlier = self.record.of(net.name)
-            if earlier:  # a fixed teacher scores the same every epoch
-                return Scores(*(earlier[-1][f"test_{name}"] for name in Scores._fields))
+    def _scores(self, net: Net, phase: Phase) -> Scores:
+        earlier = self.record.tested(net.name)
+        if earlier and self._stood_still(net, phase, since=earlier[-1]["phase"]):
+            return Scores(*(earlier[-1][f"test_{name}"] for name in Scores._fields))
         scores = evaluate(net.network, self.data.test, self.processes.share())
         net.taps.clear()  # of the last test batch: 180 MB for ResNet-20, in the next step's way
         if not math.isfinite(scores.loss):
             raise self._diverged(f"{self._named(net)} test loss is {scores.loss}", self.step)
         return scores
+
+    def _stood_still(self, net: Net, phase: Phase, since: str) -> bool:
+        """Whether a net is the one that was tested in the phase named `since`."""
+        if net is self.student:
+            return not phase.trains_student and since == phase.name
+        return not self.is_progressive or (not phase.trains_teacher and since == phase.name)
 
     def _check_finite(self) -> None:
         parts: list[tuple[str, nn.Module]] = [(self._named(net), net.network) for net in self.nets]

@@ -67,6 +67,10 @@ class Record:
         """The rows of one net, in the order of epochs."""
         return [row for row in self.rows if row["net"] == net]
 
+    def tested(self, net: str) -> list[Row]:
+        """Those of them that hold the test's figures."""
+        return [row for row in self.of(net) if "test_top1" in row]
+
 
 def checked_rows(rows: Any, epochs: int) -> list[Row]:
     """The rows of a checkpoint, which may be anything.
@@ -80,8 +84,8 @@ def checked_rows(rows: Any, epochs: int) -> list[Row]:
             raise ValueError("its rows of metrics hold other things than figures")
         for text in (part for part in (*row, *row.values()) if isinstance(part, str)):
             text.encode()  # what UTF-8 can't write would fail later
-        figures = [row[f"test_{name}"] for name in ("loss", "top1", "top5")]
-        if not all(isinstance(figure, float) and math.isfinite(figure) for figure in figures):
+        figures = [row[key] for key in ("test_loss", "test_top1", "test_top5") if key in row]
+        if len(figures) not in (0, 3) or not all(isinstance(one, float) and math.isfinite(one) for one in figures):
             raise ValueError("its rows of metrics lack the test's figures")
         if type(row["epoch"]) is not int:
             raise ValueError(f"its rows of metrics are of an epoch {row['epoch']!r:.100}")

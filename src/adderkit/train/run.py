@@ -239,9 +239,9 @@ def _trained_teacher(
 
 
 def _summary(config: BaseConfig, data: ImageData, trainer: Trainer, device: torch.device) -> dict[str, Any]:
-    rows = trainer.record.of("student")
+    rows = trainer.record.tested("student")
     best = max(rows, key=lambda row: row["test_top1"])
-    teacher_rows = trainer.record.of("teacher")
+    teacher_rows = trainer.record.tested("teacher")
     kernels = next((backend.name for backend in ops.backends() if backend.active), None)
     return {
         "method": config.method,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from adderkit.distill.kernels import RunningScale, adder_kernel, convolution_kernel
-from adderkit.distill.method import Batch, Method, TapPairs, TeacherNeed
+from adderkit.distill.method import Batch, Method, Phase, TapPairs, TeacherNeed
 from adderkit.distill.methods import register
 from adderkit.distill.taps import check_one_size, operator_paths, stage_paths
 from adderkit.nn import AdderLayer, batch_norm_of_all
@@ -28,6 +28,9 @@ class PKKDOptions(Options):
     kernel: bool = Field(default=True, description="compare kernels of the raw outputs; off: the standardised outputs")
     progressive: bool = Field(
         default=True, description="teacher trained beside the student; off: beforehand, then fixed"
+    )
+    head_start: int = Field(
+        default=0, ge=0, description="epochs that a progressive teacher is ahead: it begins so much earlier, alone"
     )
     signs: Literal["mixed", "rising", "literal"] = Field(
         default="mixed", description="student exp(+y), teacher exp(-o) | both exp(+) | both exp(-)"
@@ -103,6 +106,24 @@ class PKKD(Method):
     @property
     def teacher_need(self) -> TeacherNeed:
         return TeacherNeed.PROGRESSIVE if self.options.progressive else TeacherNeed.FIXED
+
+    def phases(self, epochs: int) -> tuple[Phase, ...]:
+        """Both nets are trained for `epochs`; the teacher is `head_start` ahead.
+
+        Raises:
+            ValueError: `head_start` is longer than the training, or there is no progressive teacher.
+        """
+        ahead = self.options.head_start
+        if ahead and not self.options.progressive:
+            raise ValueError(f"`pkkd.head_start` (={ahead}) needs a progressive teacher: a fixed one is all ahead")
+        if ahead > epochs:
+            raise ValueError(f"`pkkd.head_start` (={ahead}) must be <= `epochs` (={epochs})")
+        phases = (
+            Phase("teacher alone", ahead, trains_student=False),
+            Phase("together", epochs - ahead),
+            Phase("teacher done", ahead, trains_teacher=False),
+        )
+        return tuple(phase for phase in phases if phase.epochs) if ahead else super().phases(epochs)
 
     def tap_pairs(self, student: nn.Module, teacher: nn.Module | None) -> TapPairs:
         taps = self.options.taps
