@@ -16,8 +16,8 @@ from rich.markdown import Markdown
 from adderkit import tables
 from adderkit.cli_options import parse, values
 from adderkit.options import Options
-from adderkit.tables.definition import recipe_path
-from adderkit.train import BaseConfig, config_type, load_recipe
+from adderkit.tables.definition import row_config
+from adderkit.train import BaseConfig, config_type
 from adderkit.train.folder import decisive
 
 _OWN_DIFFERENCES = {"seed", "device", "data.root", "data.workers"}  # which change no figure that a paper states
@@ -52,7 +52,7 @@ def run(arguments: list[str], description: str) -> int:
     if len(set(options.seeds)) < len(options.seeds):
         raise ValueError(f"`seeds` (={options.seeds}) must differ")
     table = tables.load_table(given.table).chosen(options.rows)
-    stated = {row.name: load_recipe(recipe_path(row)) for row in table.rows}
+    stated = {row.name: row_config(row) for row in table.rows}
     configs = {row: _overridden(config, others) for row, config in stated.items()}
     wanted = tables.cells(table, options.seeds, configs, given.out)
     jobs, threads = _shared_cores(options.jobs, len(wanted), next(iter(configs.values())))

@@ -16,10 +16,10 @@ from PIL import Image
 
 import adderkit
 from adderkit import cli, paths, tables
-from adderkit.tables.definition import recipe_path
+from adderkit.distill import method_type
+from adderkit.tables.definition import row_config
 from adderkit.tables.grid import slug
 from adderkit.tables.results import estimate
-from adderkit.train import load_recipe
 
 TINY = ["--data.train_rows", "0:64", "--data.test_rows", "0:50", "--epochs", "1", "--device", "cpu"]
 
@@ -45,9 +45,26 @@ def write_table(folder: Path, **recipes: str) -> Path:
 def test_every_shipped_table_is_whole(name):
     table = tables.load_table(name)
     for row in table.rows:
-        load_recipe(recipe_path(row))
+        row_config(row)
         assert row.top1 is None or 50 < row.top1 < 100, row.name
     assert len({slug(row.name) for row in table.rows}) == len(table.rows)
+
+
+def test_options_of_a_row_change_its_recipe(tmp_path):
+    """Group by group; the recipe lies beside the table's file."""
+    (tmp_path / "base.yaml").write_text("method: pkkd\nepochs: 7\npkkd: {alpha: 0.5, beta: 3.0}\n")
+    rows = [
+        {"name": "as it is", "recipe": "base.yaml"},
+        {"name": "changed", "recipe": "base.yaml", "options": {"pkkd": {"beta": 2.0}, "seed": 4}},
+        {"name": "impossible", "recipe": "base.yaml", "options": {"pkkd": {"beta": -1}}},
+    ]
+    (tmp_path / "table.yaml").write_text(json.dumps({"title": "A test", "reference": "as it is", "rows": rows}))
+    plain, changed, impossible = tables.load_table(str(tmp_path / "table.yaml")).rows
+    assert row_config(plain).method_options() == method_type("pkkd").Options(alpha=0.5, beta=3.0)
+    assert row_config(changed).method_options() == method_type("pkkd").Options(alpha=0.5, beta=2.0)
+    assert (row_config(changed).epochs, row_config(changed).seed) == (7, 4)
+    with pytest.raises(ValueError, match=r"the options of the row 'impossible': .*beta"):
+        row_config(impossible)
 
 
 def test_the_papers_tables_are_shipped():

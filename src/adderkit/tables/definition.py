@@ -1,14 +1,16 @@
-"""A table: its rows, each a recipe with the figure that its source has for it."""
+"""A table: its rows, each a recipe, perhaps with options of its own, and the figure that its source has for it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, model_validator
 
 from adderkit import strict_yaml
 from adderkit.options import Options
 from adderkit.paths import recipes, shown
+from adderkit.train import BaseConfig, load_recipe
 
 
 class Row(Options):
@@ -17,7 +19,9 @@ class Row(Options):
     name: str = Field(min_length=1)
     """as the source calls it"""
     recipe: str = Field(min_length=1)
-    """path below `recipes/`, or an absolute one"""
+    """path below the folder of the table's file, or below `recipes/`, or an absolute one"""
+    options: dict[str, Any] = Field(default={})
+    """keys of the recipe that this row sets otherwise, nested as there"""
     top1: float | None = Field(default=None, ge=0, le=100)
     """the source's top-1 accuracy in per cent"""
     top5: float | None = Field(default=None, ge=0, le=100)
@@ -76,18 +80,40 @@ def load_table(name: str) -> Table:
         values = strict_yaml.load(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError("it must be a mapping of keys to values")
-        return Table(**values)
+        table = Table(**values)
     except (OSError, ValueError) as error:
         raise ValueError(f"table `{shown(path)}`: {error}") from None
+    rows = tuple(row.model_copy(update={"recipe": str(_recipe_path(row, path.parent))}) for row in table.rows)
+    return table.model_copy(update={"rows": rows})
 
 
-def recipe_path(row: Row) -> Path:
-    """Where a row's recipe lies.
+def _recipe_path(row: Row, folder: Path) -> Path:
+    for path in (folder / row.recipe, recipes() / row.recipe):
+        if path.is_file():
+            return path
+    raise ValueError(
+        f"the row {row.name!r} names the recipe `{row.recipe}`, which is neither in {shown(folder)} nor in {recipes()}"
+    )
+
+
+def row_config(row: Row) -> BaseConfig:
+    """What a row of a loaded table trains: its recipe with its options.
 
     Raises:
-        ValueError: nowhere.
+        ValueError: the recipe or the options can't be.
     """
-    path = recipes() / row.recipe
-    if not path.is_file():
-        raise ValueError(f"the row {row.name!r} names the recipe `{row.recipe}`, which is not in {recipes()}")
-    return path
+    config = load_recipe(Path(row.recipe))
+    try:
+        return type(config)(**_merged(config.model_dump(exclude_unset=True), row.options))
+    except ValueError as error:
+        raise ValueError(f"the options of the row {row.name!r}: {error}") from None
+
+
+def _merged(values: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    """`values` with what `others` sets, group by group."""
+    groups = {
+        key: _merged(values[key], other)
+        for key, other in others.items()
+        if isinstance(other, dict) and isinstance(values.get(key), dict)
+    }
+    return values | others | groups
