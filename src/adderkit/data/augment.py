@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -55,9 +57,17 @@ def crop_flip(images: Tensor, choices: Tensor, padding: int) -> Tensor:
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """(images / 255 - mean) / std.
 
-    Shape: `images` (N, C, H, W), uint8; result alike, float32, channels_last.
+    Shape: `images` (N, C, H, W), uint8; result alike, float32, channels_last; contiguous on a GPU, where the filters
+    of each net decide: channels_last ones turn the images round in the first convolution, others leave them so.
     """
-    scale = images.new_tensor([1 / (255 * s) for s in std], dtype=torch.float32)
-    shift = images.new_tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32)
-    floats = images.to(torch.float32, memory_format=torch.channels_last)
-    return torch.addcmul(shift[:, None, None], floats, scale[:, None, None], out=floats)
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), images.device)
+    layout = torch.contiguous_format if images.is_cuda else torch.channels_last
+    floats = images.to(torch.float32, memory_format=layout)
+    return torch.addcmul(shift, floats, scale, out=floats)
+
+
+@lru_cache(maxsize=16)  # made anew for each batch, they would make the host wait for the GPU each time
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    scale = torch.tensor([1 / (255 * s) for s in std], dtype=torch.float32, device=device)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32, device=device)
+    return scale[:, None, None], shift[:, None, None]

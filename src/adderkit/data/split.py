@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -80,6 +81,11 @@ class Split(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def evaluated_at_once(self) -> int:
+        """Images in a batch of an evaluation: accuracies do not depend on it, of the loss the last bits."""
+        return 256
+
     @abstractmethod
     def _read(
         self, batches: Sequence[NDArray[np.int64]], words: Iterable[NDArray[np.uint64]] | None = None
@@ -118,8 +124,8 @@ class Split(ABC):
                 the whole batch. Evaluation: whole batches, every `processes`-th, with `start` counting all of them.
 
         Returns:
-            Iterator over images, float32 (N, C, H, W) channels_last, normalised, and labels, int64 (N,), both on
-            the device.
+            Iterator over images, float32 (N, C, H, W) channels_last (on a GPU contiguous), normalised, and labels,
+            int64 (N,), both on the device. On a GPU nothing waits for it.
 
         Raises:
             ValueError: `batch_size`, `seed`, `epoch` or `start` is out of range.
@@ -156,11 +162,11 @@ class Split(ABC):
             raise ValueError(f"`batch_size` (={batch_size}) must be >= 1")
         wanted = np.arange(len(self)) if rows is None else rows
         batches = np.split(wanted, range(batch_size, len(wanted), batch_size))
-        return zip(self._read(batches), map(self._labels, batches), strict=True)
+        return zip(self._read(batches), self._labels(batches), strict=True)
 
     def _plain(self, batches: Sequence[NDArray[np.int64]]) -> Batches:
-        for rows, images in zip(batches, self._read(batches), strict=True):
-            yield self._normalised(images), self._labels(rows)
+        for images, labels in zip(self._read(batches), self._labels(batches), strict=True):
+            yield self._normalised(images), labels
 
     def _augmented(
         self,
@@ -176,15 +182,28 @@ class Split(ABC):
         words = None
         if how.resizes:  # drawn as batches are asked for: of a whole epoch of ImageNet they would be 400 MB
             words = (augment.crop_words(batch_size, seed=seed, epoch=epoch, step=step)[piece] for step, piece in places)
-        for rows, images, (step, piece) in zip(batches, self._read(batches, words), places, strict=True):
-            if how.padding or how.flip:
-                choices = augment.draws(batch_size, how.padding, how.flip, seed=seed, epoch=epoch, step=step)
-                mine = torch.from_numpy(choices[:, piece]).to(self._device)
-                images = augment.crop_flip(images, mine, how.padding)
-            yield self._normalised(images), self._labels(rows)
+        choices: Iterable[Tensor | None] = repeat(None, len(places))
+        if how.padding or how.flip:
+            steps = range(start, start + len(batches) // len(pieces))
+            drawn = (augment.draws(batch_size, how.padding, how.flip, seed=seed, epoch=epoch, step=s) for s in steps)
+            choices = self._moved([own[:, piece] for own in drawn for piece in pieces], axis=1)
+        for images, labels, own in zip(self._read(batches, words), self._labels(batches), choices, strict=True):
+            cut = images if own is None else augment.crop_flip(images, own, how.padding)
+            yield self._normalised(cut), labels
 
     def _normalised(self, images: Tensor) -> Tensor:
         return augment.normalise(images, self._preparation.mean, self._preparation.std)
 
-    def _labels(self, rows: NDArray[np.int64]) -> Tensor:
-        return self.labels[torch.from_numpy(rows).to(self._device)]
+    def _labels(self, batches: Sequence[NDArray[np.int64]]) -> list[Tensor]:
+        rows = self._moved(batches)
+        return list(self.labels[torch.cat(rows)].split([len(part) for part in rows])) if rows else []
+
+    def _moved(self, arrays: Sequence[NDArray[np.int64]], axis: int = 0) -> list[Tensor]:
+        """The arrays on the device: moved there in one piece, for which a GPU is not waited for."""
+        if not arrays:
+            return []
+        whole = torch.from_numpy(np.concatenate(arrays, axis))
+        if self._device.type == "cuda":
+            whole = whole.pin_memory()
+        moved = whole.to(self._device, non_blocking=True)
+        return list(moved.split([array.shape[axis] for array in arrays], axis))
