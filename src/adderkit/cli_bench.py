@@ -11,9 +11,15 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from adderkit import bench, native
+from adderkit import native
 from adderkit.bench import record, tables
-from adderkit.bench.inference_tables import infer_tables
+from adderkit.bench.config import InferOptions, OpsOptions, TrainOptions
+from adderkit.bench.figure import draw_roofline
+from adderkit.bench.inference import measure_infer
+from adderkit.bench.inference_tables import draw_times, infer_tables
+from adderkit.bench.ops import measure_ops
+from adderkit.bench.training import measure_train
+from adderkit.bench.verify import WrongResult
 from adderkit.cli_options import parse, values
 
 
@@ -31,15 +37,15 @@ def run(arguments: list[str]) -> int:
         raise ValueError(f"there is no command `{arguments[0]}`; allowed: {', '.join(_COMMANDS)}")
     try:
         return _COMMANDS[arguments[0]](arguments[1:])
-    except bench.WrongResult as error:
+    except WrongResult as error:
         print(f"adderkit bench {arguments[0]}: {error}", file=sys.stderr)
         return 1
 
 
 def _ops(arguments: list[str]) -> int:
     """Verify adder layers against float64, then time them against convolutions and older formulations."""
-    given = parse("adderkit bench ops", _ops.__doc__ or "", bench.OpsOptions(), [*_FILES, _FIGURE], arguments)
-    options = bench.OpsOptions(**values(given, bench.OpsOptions))
+    given = parse("adderkit bench ops", _ops.__doc__ or "", OpsOptions(), [*_FILES, _FIGURE], arguments)
+    options = OpsOptions(**values(given, OpsOptions))
     record.check_writable(json=given.json, csv=given.csv, figure=given.figure)
     if given.figure is not None:
         _check_figure(given.figure, options)
@@ -51,14 +57,14 @@ def _ops(arguments: list[str]) -> int:
         _write(report, given.json, given.csv)
 
     try:
-        bench.measure_ops(options, _note, keep)
+        measure_ops(options, _note, keep)
     except KeyboardInterrupt:
         if not report:
             raise
         _write(report, given.json, given.csv)  # the interrupt may have met the last time
     _print(report, tables.ops_tables(report))
     if given.figure is not None:
-        bench.draw_roofline(report, given.figure)
+        draw_roofline(report, given.figure)
     if not report["complete"]:
         raise KeyboardInterrupt
     return 0
@@ -66,10 +72,10 @@ def _ops(arguments: list[str]) -> int:
 
 def _train(arguments: list[str]) -> int:
     """Time a training step of an adder network against its CNN twin's, and compare their peak memory."""
-    given = parse("adderkit bench train", _train.__doc__ or "", bench.TrainOptions(), _FILES, arguments)
-    options = bench.TrainOptions(**values(given, bench.TrainOptions))
+    given = parse("adderkit bench train", _train.__doc__ or "", TrainOptions(), _FILES, arguments)
+    options = TrainOptions(**values(given, TrainOptions))
     record.check_writable(json=given.json, csv=given.csv)
-    report = bench.measure_train(options, _note)
+    report = measure_train(options, _note)
     _print(report, tables.train_tables(report))
     _write(report, given.json, given.csv)
     return 0
@@ -78,17 +84,17 @@ def _train(arguments: list[str]) -> int:
 def _infer(arguments: list[str]) -> int:
     """Time an integer adder network against its CNN twin in torch and ONNX Runtime, float32 and int8."""
     figure = ("figure", _file("draw the times of an image, as PNG"), None)
-    given = parse("adderkit bench infer", _infer.__doc__ or "", bench.InferOptions(), [*_FILES, figure], arguments)
+    given = parse("adderkit bench infer", _infer.__doc__ or "", InferOptions(), [*_FILES, figure], arguments)
     record.check_writable(json=given.json, csv=given.csv, figure=given.figure)
-    report = bench.measure_infer(bench.InferOptions(**values(given, bench.InferOptions)), _note)
+    report = measure_infer(InferOptions(**values(given, InferOptions)), _note)
     _print(report, infer_tables(report))
     _write(report, given.json, given.csv)
     if given.figure is not None:
-        bench.draw_times(report, given.figure)
+        draw_times(report, given.figure)
     return 0
 
 
-def _check_figure(path: Path, options: bench.OpsOptions) -> None:
+def _check_figure(path: Path, options: OpsOptions) -> None:
     if not {"forward", "input_gradient"} & set(options.passes):
         raise ValueError(f"`figure` (={path}) needs `forward` or `input_gradient` among `passes`")
     if native.library() is None:

@@ -11,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from adderkit import bench, cli, models
+from adderkit import cli, models
 from adderkit.bench import inference, operations, timing
+from adderkit.bench.config import InferOptions
+from adderkit.bench.verify import WrongResult
 from adderkit.quant import reference
 
 WHO = {inference.OWN, inference.TORCH, inference.FLOAT, inference.INT8}
@@ -20,8 +22,8 @@ WHO = {inference.OWN, inference.TORCH, inference.FLOAT, inference.INT8}
 
 @pytest.fixture(scope="module")
 def report():
-    options = bench.InferOptions(net="resnet8", batches=(1, 3), rounds=2)
-    return bench.measure_infer(options, lambda line: None)
+    options = InferOptions(net="resnet8", batches=(1, 3), rounds=2)
+    return inference.measure_infer(options, lambda line: None)
 
 
 def resnet8_by_hand() -> tuple[int, int, int]:
@@ -82,8 +84,8 @@ def test_report_is_whole(report):
 def test_integers_that_differ_are_not_timed(monkeypatch):
     right = reference.run
     monkeypatch.setattr(reference, "run", lambda *given: numpy.nextafter(right(*given), numpy.inf))
-    with pytest.raises(bench.WrongResult, match="reference"):
-        bench.measure_infer(bench.InferOptions(net="resnet8", rounds=1, onnxruntime=False), lambda line: None)
+    with pytest.raises(WrongResult, match="reference"):
+        inference.measure_infer(InferOptions(net="resnet8", rounds=1, onnxruntime=False), lambda line: None)
 
 
 def test_command_writes_what_it_prints(tmp_path, capsys):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from adderkit import bench, cli, native
+from adderkit import cli, cli_bench, native
 from adderkit.bench import formulations, limits, ops, record, timing
 from adderkit.ops import adder2d
 
@@ -254,9 +254,9 @@ def test_documented_command_lines_parse(arguments, tmp_path, monkeypatch):
         raise Reached
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bench, "measure_ops", measure)
-    monkeypatch.setattr(bench, "measure_train", measure)
-    monkeypatch.setattr(bench, "measure_infer", measure)
+    monkeypatch.setattr(cli_bench, "measure_ops", measure)
+    monkeypatch.setattr(cli_bench, "measure_train", measure)
+    monkeypatch.setattr(cli_bench, "measure_infer", measure)
     with pytest.raises(Reached):
         cli.main(arguments)
 

@@ -36,7 +36,7 @@ def forward_error(output: Tensor, x: Tensor, f: Tensor, stride: int, padding: in
     images, filters = _some(len(x), 2), _some(len(f), _SAMPLE)
     x, f = x[images].double(), f[filters].double()
     found = output[images][:, filters]
-    expected = torch.empty(found.shape, dtype=torch.float64)
+    expected = torch.empty(found.shape, dtype=torch.float64, device=x.device)
     reference.forward(x, f, expected, *_geometry(stride, padding))
     scale = conv2d(x.abs(), torch.ones_like(f[:1]), stride=stride, padding=padding)
     return _fraction(found - expected, scale + f.abs().sum((1, 2, 3)).view(1, -1, 1, 1))
@@ -55,7 +55,7 @@ def layer_errors(operation: Operation, x: Tensor, f: Tensor, g: Tensor, stride: 
     images, filters, channels = _some(len(x), 2), _some(len(f), _SAMPLE), _some(f.shape[1], _SAMPLE)
 
     x_few, g_few, f_few = x[images][:, channels].double(), g[images].double(), f[:, channels].double()
-    expected_x = torch.empty(x_few.shape, dtype=torch.float64)
+    expected_x = torch.empty(x_few.shape, dtype=torch.float64, device=x.device)
     reference.input_grad(g_few, x_few, f_few, expected_x, *_geometry(stride, padding))
     ones = torch.ones_like(f_few[:1, :1])
     one_channel = (len(images), 1, *x.shape[2:])

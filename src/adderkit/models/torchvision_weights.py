@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from adderkit.models.network import Network
@@ -40,6 +38,9 @@ def load_torchvision(network: Network, source: str | Path | Mapping[str, Tensor]
     if isinstance(source, str):
         source = download(network.name, source)
     if isinstance(source, Path) and source.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
         try:
             refuse_special(source)
             source = load_file(source)
