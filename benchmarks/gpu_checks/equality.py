@@ -1,4 +1,4 @@
-"""The operation against its definition in float64, on this device: values, every element written, the same bits twice."""
+"""The operation against its definition in float64: values, that every element is written, the same bits twice."""
 
 from __future__ import annotations
 
