@@ -51,7 +51,8 @@ class RunningScale(nn.Module):
         if collectives.process_count() > 1:
             count, mean, squares = collectives.pooled(output.numel(), mean, deviation**2 * output.numel())
             deviation = (squares / count).sqrt()
-        rate = torch.where(self.batches == 0, 1.0, self.momentum)
+        # torch.where(..., 1.0, momentum) would move its two numbers to a GPU, and wait for that
+        rate = torch.full_like(self.mean, self.momentum).masked_fill_(self.batches == 0, 1.0)
         self.mean.lerp_(mean.to(self.mean.dtype), rate)
         self.deviation.lerp_(deviation.clamp(min=1e-6).to(self.deviation.dtype), rate)
         self.batches.add_(1)

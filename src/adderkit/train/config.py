@@ -44,6 +44,10 @@ class BaseConfig(Options):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where to train; auto: cuda where there is one"
     )
+    cuda_graph: bool = Field(default=True, description="replay the step as one CUDA graph, on one GPU")
+    teacher_autocast: bool = Field(
+        default=False, description="the teacher's forward pass in bfloat16, in the steps that it teaches"
+    )
     test_every: int = Field(default=1, ge=1, description="epochs from test to test; the last is always tested")
     checkpoint_minutes: float = Field(default=5.0, gt=0, description="between checkpoints within an epoch")
     keep_checkpoints: int = Field(default=3, ge=1, description="how many checkpoints stay; a damaged one falls back")

@@ -11,8 +11,6 @@ from torch.nn import functional as F
 from adderkit import collectives
 from adderkit.data import Share, Split
 
-BATCH = 256  # images at a time: no result depends on it
-
 
 class Scores(NamedTuple):
     """Mean cross entropy; top-1 and top-5 accuracy as fractions of 1 (with 5 classes or fewer, top-5 is 1)."""
@@ -41,12 +39,15 @@ def evaluate(net: nn.Module, split: Split, share: Share | None = None) -> Scores
     was_training = net.training
     net.eval()
     first, of = (0, 1) if share is None else (share.process, share.processes)
-    sums = torch.zeros(-(-len(split) // BATCH), 3, dtype=torch.float64)  # per batch: loss, correct, among the best 5
-    for index, (images, labels) in enumerate(split.batches(BATCH, seed=None, share=Share(first, of))):
+    size = split.evaluated_at_once
+    found: list[Tensor] = []  # per batch: loss, correct, among the best 5; on the device, which is waited for once
+    for images, labels in split.batches(size, seed=None, share=Share(first, of)):
         logits = net(images).float()
         loss = F.cross_entropy(logits, labels, reduction="sum").double()
-        counts = [count_correct(logits, labels, k).double() for k in (1, 5)]
-        sums[first + index * of] = torch.stack([loss, *counts]).cpu()
+        found.append(torch.stack([loss, *(count_correct(logits, labels, k).double() for k in (1, 5))]))
+    sums = torch.zeros(-(-len(split) // size), 3, dtype=torch.float64)
+    if found:
+        sums[first::of] = torch.stack(found).cpu()
     net.train(was_training)
     if of > 1:
         sums = collectives.summed(sums)  # each row is of one process, and 0 + x is x

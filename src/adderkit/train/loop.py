@@ -17,6 +17,7 @@ from adderkit.data import ImageData
 from adderkit.distill import Batch, Method, Phase, TapPairs, TeacherNeed
 from adderkit.models import Network
 from adderkit.nn import synchronise
+from adderkit.train.ahead import BEHIND, Ahead, is_ahead, recorder_for
 from adderkit.train.checkpoint import Checkpoints
 from adderkit.train.config import BaseConfig
 from adderkit.train.display import Display
@@ -28,7 +29,7 @@ from adderkit.train.net import Meter, Net
 from adderkit.train.randomness import random_state, set_random_state
 from adderkit.train.record import Events, Record, Row, checked_rows
 from adderkit.train.schedule import Schedule
-from adderkit.train.step import Step
+from adderkit.train.step import Figures, Step
 from adderkit.train.weights import NetworkInfo, save_network
 
 
@@ -80,7 +81,9 @@ class Trainer:
                 if network is not None:
                     synchronise(network)
         self.student = Net("student", student, config)
-        self.teacher = None if teacher is None else Net("teacher", teacher, config)
+        self.teacher = None if teacher is None else Net("teacher", teacher, config, config.teacher_autocast)
+        self._is_ahead = is_ahead(device, processes)
+        self._ahead: Ahead | None = None
         self._hooks = self._set_up()
 
     def _set_up(self) -> list[Any]:
@@ -92,9 +95,9 @@ class Trainer:
             teacher = None if self.teacher is None else self.teacher.forward(images)
             example = Batch(images, labels, self.student.forward(images), teacher, self.schedule.phases[0])
             hooks = self.method.setup(self.student.network, example)
-        self.student.optimise(self.method.parameter_groups())
+        self.student.optimise(self.method.parameter_groups(), self._is_ahead)
         if self.teacher is not None and self.is_progressive:
-            self.teacher.optimise([])
+            self.teacher.optimise([], self._is_ahead)
         elif self.teacher is not None:
             self.teacher.network.requires_grad_(False)
         return hooks
@@ -130,7 +133,7 @@ class Trainer:
                 step = Step(self.student, self.teacher, self.method, self.config.accumulate, self.processes)
                 done = self.epoch * self.steps + self.step
                 self.display.start(self._title(), self.schedule.epochs, self.steps, done)
-                with self._events() as events:
+                with self._events() as events, self._running(step):
                     self._fit(stop, events, step)
             finally:
                 self.close()
@@ -139,6 +142,15 @@ class Trainer:
 
     def _events(self) -> AbstractContextManager[Events | None]:
         return Events(self.folder, self.record.rows) if self.processes.is_first else nullcontext()
+
+    def _running(self, step: Step) -> AbstractContextManager[None]:
+        if not self._is_ahead:
+            if self.device.type == "cuda" and self.config.cuda_graph:
+                self.display.note(f"steps are not replayed as a CUDA graph: {self.processes.count} processes train")
+            return nullcontext()
+        recorder = recorder_for(self.device) if self.config.cuda_graph else None
+        self._ahead = Ahead(step, recorder, self.display.note)
+        return self._ahead.running()
 
     def _fit(self, stop: Stop, events: Events | None, step: Step) -> None:
         while self.epoch < self.schedule.epochs:
@@ -153,6 +165,7 @@ class Trainer:
 
     def close(self) -> None:
         """Takes everything off the nets that the training put on them."""
+        self._ahead = None
         for net in self.nets:
             net.taps.close()
         for hook in self._hooks:
@@ -181,26 +194,27 @@ class Trainer:
             try:
                 first = next(parts)
             except (ValueError, OSError):  # an image that can't be used: nothing of this step is done yet
+                self._read()
                 self.seconds += time.monotonic() - begin
                 self._check_finite()
                 self._save_state()
                 raise
             batch = chain([first], islice(parts, config.accumulate - 1))
             del first  # not held while the next one is made
-            losses = self._train_step(step, batch, phase)
-            self.step += 1
-            meter = self.student.meter if phase.trains_student else self.nets[-1].meter
-            self.display.step(self.epoch + 1, losses, meter.correct / max(meter.images, 1), config.batch_size)
+            self._train_step(step, batch, phase)
             now = time.monotonic()
             is_due = now - last_save > 60 * config.checkpoint_minutes
             number, is_due = self.processes.largest(stop.number or 0, is_due)
             if number or is_due:
+                self._read()
+                now = time.monotonic()
                 self.seconds += now - begin
                 begin = last_save = now
                 self._check_finite()
                 self._save_state()
                 if number:
                     raise self._interrupted(number)
+        self._read()
         self.seconds += time.monotonic() - begin
 
     def _set_modes(self, phase: Phase) -> None:
@@ -212,20 +226,45 @@ class Trainer:
     def _trains_teacher(self, phase: Phase) -> bool:
         return self.is_progressive and phase.trains_teacher
 
-    def _train_step(self, step: Step, parts: Iterator[tuple[Tensor, Tensor]], phase: Phase) -> dict[str, float]:
+    def _train_step(self, step: Step, parts: Iterator[tuple[Tensor, Tensor]], phase: Phase) -> None:
         time_ = self.epoch + self.step / self.steps
+        for net in step.trained(phase):
+            net.set_rate(self._factor(net)(time_))
+        number = self.step + 1
+        if self._ahead is not None:
+            self._ahead.do(number, parts, phase)
+            self.step = number
+            self._read(BEHIND)
+            return
         figures = step.gradients(parts, phase)
-        for net, losses, _ in figures:
-            for name, value in losses.items():
-                if not math.isfinite(value):
-                    raise self._diverged(f"{self._named(net)} loss term `{name}` is {value}", self.step + 1)
-        for net, losses, correct in figures:
-            net.update(self._factor(net)(time_))
+        self._check_losses(figures, number)
+        for net, _, _ in figures:
+            net.step()
             if not self.config.sync_batchnorm:
                 # After each step, not where they are needed: else the bits would depend on when checkpoints are due.
                 self.processes.average_statistics(net.network)
+        self.step = number
+        self._count(figures)
+
+    def _read(self, behind: int = 0) -> None:
+        """Looks at the figures of all steps but the last `behind`, where the host runs ahead of the device."""
+        if self._ahead is not None:
+            for number, figures in self._ahead.read(behind):
+                self._check_losses(figures, number)
+                self._count(figures)
+
+    def _check_losses(self, figures: list[Figures], step: int) -> None:
+        for net, losses, _ in figures:
+            for name, value in losses.items():
+                if not math.isfinite(value):
+                    raise self._diverged(f"{self._named(net)} loss term `{name}` is {value}", step)
+
+    def _count(self, figures: list[Figures]) -> None:
+        for net, losses, correct in figures:
             net.meter.add(losses, correct, self.config.batch_size)
-        return figures[-1].losses if figures else {}
+        shown = figures[-1] if figures else Figures(self.student, {}, 0.0)
+        meter = shown.net.meter
+        self.display.step(self.epoch + 1, shown.losses, meter.correct / max(meter.images, 1), self.config.batch_size)
 
     def _factor(self, net: Net) -> Callable[[float], float]:
         return self.schedule.student_factor if net is self.student else self.schedule.teacher_factor
@@ -268,6 +307,8 @@ class Trainer:
             raise self._interrupted(stop.number or 0) from None
         if self.schedule.ends_phase(self.epoch):
             self.method.end_phase(phase, self.student.network)
+            if self._ahead is not None:
+                self._ahead.begin_phase()
         self.seconds += time.monotonic() - begin
         self.epoch, self.step = self.epoch + 1, 0
         for row in rows:
@@ -314,10 +355,15 @@ class Trainer:
 
     def _check_finite(self) -> None:
         parts: list[tuple[str, nn.Module]] = [(self._named(net), net.network) for net in self.nets]
+        flags: dict[str, Tensor] = {}
         for owner, module in [*parts, ("the method's", self.method)]:
             for name, tensor in module.state_dict().items():
-                if tensor.is_floating_point() and not tensor.isfinite().all():
-                    raise self._diverged(f"{owner} `{name}` holds a NaN or an infinity", self.step)
+                if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                    flags[f"{owner} `{name}`"] = tensor.isfinite().all().to(self.device)
+        found = torch.stack(list(flags.values())).tolist()  # a GPU is waited for once
+        for name, is_finite in zip(flags, found, strict=True):
+            if not is_finite:
+                raise self._diverged(f"{name} holds a NaN or an infinity", self.step)
 
     def _save_state(self) -> None:
         """Writes the state of the run: everything that the steps to come depend on, the same on every process."""

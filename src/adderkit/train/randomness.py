@@ -29,6 +29,12 @@ def random_state(device: torch.device) -> dict[str, Any]:
     }
 
 
+def host_position() -> tuple[Any, ...]:
+    """Where those of the host stand, to be compared: equal as long as nothing is drawn."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return random.getstate(), name, np.asarray(keys).tobytes(), rest, torch.get_rng_state().numpy().tobytes()
+
+
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
     """Puts them back where `random_state` found them.
 

@@ -14,6 +14,7 @@ from adderkit import models, ops
 from adderkit.data import ImageData, load
 from adderkit.data.sift import describe
 from adderkit.distill import TeacherNeed, method_type
+from adderkit.models import Network
 from adderkit.nn import warn_unnormalised
 from adderkit.train import environment
 from adderkit.train.config import BaseConfig
@@ -191,7 +192,7 @@ def _trainer(
     student = models.create(config.student, config.layer, len(data.classes), data.channels)
     for network in (student, teacher):
         if network is not None:
-            network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(device=device, memory_format=_layout(network, device))  # type: ignore[call-overload]
     example = next(iter(data.test.batches(1, seed=None)))[0]
     try:
         warn_unnormalised(student, example)
@@ -202,6 +203,16 @@ def _trainer(
     data.facts()  # decodes the test images of a streamed set: a broken one is found before anything is written
     seed_all(config.seed)  # the method's own initial values do not depend on the nets'
     return Trainer(config, data, student, teacher, method, out, display, device, processes)
+
+
+def _layout(network: Network, device: torch.device) -> torch.memory_format:
+    """Of the filters, which decides that of the activations.
+
+    The adder kernels of a GPU read along pixels, one sector of memory for a warp where these lie side by side. The
+    convolutions of cuDNN and the kernels of the CPU are fastest in channels_last.
+    """
+    is_adder = network.layer == "adder" and device.type == "cuda"
+    return torch.contiguous_format if is_adder else torch.channels_last
 
 
 def _check_share(config: BaseConfig, processes: Processes) -> None:

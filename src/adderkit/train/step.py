@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adderkit.distill import Batch, Method, NetOutput, Phase
@@ -24,8 +24,20 @@ class Figures(NamedTuple):
     correct: float
 
 
+class Sums(NamedTuple):
+    """The figures of a step as they come about, on the device: reading them waits for it.
+
+    Attributes:
+        terms: the nets that the step trained, the teacher first, and the names of their loss terms.
+        values: float64; of each net its terms, then how many images it got right, summed over the parts.
+    """
+
+    terms: tuple[tuple[Net, tuple[str, ...]], ...]
+    values: Tensor
+
+
 class Step:
-    """Computes gradients; updating is left to the caller, who looks at the figures first.
+    """Computes gradients; `gradients` leaves updating to the caller, who looks at the figures first.
 
     Args:
         student: with its optimiser and taps.
@@ -53,10 +65,46 @@ class Step:
         Returns:
             The figures of these nets over the batches of all processes, the teacher's first.
         """
-        tallies: dict[str, _Tally] = {}
+        sums = self._compute(batch, phase)
+        return self.figures(sums, self._processes.sums(sums.values.tolist()))
+
+    def whole(self, batch: Iterable[tuple[Tensor, Tensor]], phase: Phase) -> Sums:
+        """Gradients and updates, at the rates that are set, in one process; nothing on the host depends on a value."""
+        sums = self._compute(batch, phase)
+        for net in self.trained(phase):
+            net.step()
+        return sums
+
+    def trained(self, phase: Phase) -> list[Net]:
+        """The nets that a phase trains, the teacher first."""
         trains_teacher = self._teacher_reducer is not None and phase.trains_teacher
-        nets = [net for net, trained in ((self._teacher, trains_teacher), (self._student, phase.trains_student))
-                if net is not None and trained]  # fmt: skip
+        nets = ((self._teacher, trains_teacher), (self._student, phase.trains_student))
+        return [net for net, is_trained in nets if net is not None and is_trained]
+
+    def clean(self, phase: Phase) -> None:
+        """Forgets what a step that broke off left behind."""
+        for net in self.trained(phase):
+            net.forget_gradients()
+        for net in (self._student, self._teacher):
+            if net is not None:
+                net.taps.clear()
+
+    def host_state(self) -> str | None:
+        """Names a piece of state that a step might read without the device, so that a replay would not."""
+        networks = [(f"the {net.name}", net.network) for net in (self._student, self._teacher) if net is not None]
+        device = next(self._student.network.parameters()).device
+        for owner, module in (*networks, ("the method", self._method)):
+            for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+                if tensor.device != device:
+                    return f"{owner}'s `{name}` lies on {tensor.device}"
+            for part in module.modules():
+                if type(part).get_extra_state is not nn.Module.get_extra_state:
+                    return f"{owner}'s {type(part).__name__} has state that is no tensor (`get_extra_state`)"
+        return None
+
+    def _compute(self, batch: Iterable[tuple[Tensor, Tensor]], phase: Phase) -> Sums:
+        tallies: dict[str, _Tally] = {}
+        nets = self.trained(phase)
         for net in nets:
             net.forget_gradients()
             tallies[net.name] = _Tally()
@@ -65,7 +113,8 @@ class Step:
             taught = self._teach(images, labels, tallies.get("teacher"), is_last)
             if phase.trains_student:
                 self._learn(images, labels, taught, phase, tallies["student"], is_last)
-        return self._figures(nets, tallies)
+        terms = tuple((net, tuple(tallies[net.name].names)) for net in nets)
+        return Sums(terms, torch.cat([tallies[net.name].sums for net in nets]) if nets else torch.zeros(0))
 
     def _teach(self, images: Tensor, labels: Tensor, tally: _Tally | None, is_last: bool) -> NetOutput | None:
         teacher, reducer = self._teacher, self._teacher_reducer
@@ -101,14 +150,19 @@ class Step:
         terms = self._student_reducer.backward(compute, self._parts, is_last)
         tally.add(names, terms, seen[0], labels)
 
-    def _figures(self, nets: list[Net], tallies: dict[str, _Tally]) -> list[Figures]:
-        sums = torch.cat([tallies[net.name].sums for net in nets]) if nets else torch.zeros(0)
-        values = iter(self._processes.sums(sums.tolist()))
+    def figures(self, sums: Sums, values: Iterable[float]) -> list[Figures]:
+        """The figures of a step.
+
+        Args:
+            sums: what the step gave.
+            values: its values, read, and summed over the processes.
+        """
+        each = iter(values)
         shares = self._parts * self._processes.count
         figures: list[Figures] = []
-        for net in nets:
-            losses = {name: next(values) / shares for name in tallies[net.name].names}
-            figures.append(Figures(net, losses, next(values)))
+        for net, names in sums.terms:
+            losses = {name: next(each) / shares for name in names}
+            figures.append(Figures(net, losses, next(each)))
         return figures
 
 

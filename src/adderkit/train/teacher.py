@@ -44,13 +44,15 @@ def new_teacher(need: TeacherNeed, config: BaseConfig, data: ImageData) -> Netwo
 def teacher_config(config: BaseConfig) -> BaseConfig:
     """The configuration of a fixed teacher that is trained beforehand: the run's own, for the CNN alone."""
     alone = {"method": "none", "student": config.teacher_network, "layer": "conv", "teacher": None}
-    alone["eta"] = type(config).model_fields["eta"].default  # of adder layers: runs that differ in it share a teacher
+    for key in ("eta", "teacher_autocast"):  # of adder layers, of teaching: runs that differ in them share a teacher
+        alone[key] = type(config).model_fields[key].default
     return config.model_copy(update=alone)
 
 
 def cached_folder(config: BaseConfig, data: ImageData) -> Path:
     """The folder of a teacher of configuration `config`: its name stands for all that decides the teacher's weights."""
-    values = {"run": decisive(config), "data": data.facts()}
+    run = {key: value for key, value in decisive(config).items() if key != "teacher_autocast"}
+    values = {"run": run, "data": data.facts()}
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
     return paths.home() / "teachers" / f"{data.name}-{config.student}-{digest}"
 
