@@ -1,0 +1,393 @@
+"""Steps that run ahead of the host: on the CPU with a stand-in for CUDA graphs, against plain steps bit for bit."""
+
+from __future__ import annotations
+
+import inspect
+import random
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_run import assert_same, metrics, weights
+
+from adderkit import train
+from adderkit.distill import Batch, method_type
+from adderkit.train import loop
+from adderkit.train.ahead import BEHIND
+from adderkit.train.checkpoint import load_state
+from adderkit.train.config import BaseConfig, config_type
+from adderkit.train.graph import PLAIN_STEPS, CudaRecorder
+
+STEPS = 4  # in an epoch
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+class StandIn:
+    """Captures as CUDA graphs do, without doing anything; a replay then runs the captured function."""
+
+    def __init__(self, fails: Exception | None = None, waits: str | None = None) -> None:
+        self.fails, self.waits = fails, waits
+        self.captured = self.replayed = self.watched_steps = 0
+        self.is_running = False
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        self.is_running = True
+        yield
+        self.is_running = False
+
+    def watched(self, work: Callable[[], Any]) -> tuple[Any, str | None]:
+        assert self.is_running
+        self.watched_steps += 1
+        return work(), self.waits
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        assert self.is_running
+        self.captured += 1
+        if self.fails is not None:
+            raise self.fails
+
+        def replay() -> None:
+            self.replayed += 1
+            work()
+
+        return replay
+
+
+@pytest.fixture
+def ahead(monkeypatch) -> Callable[..., StandIn]:
+    """From its call on, trainings run ahead of the CPU."""
+
+    def begin(**arguments: Any) -> StandIn:
+        stand_in = StandIn(**arguments)
+        monkeypatch.setattr(loop, "is_ahead", lambda device, processes: processes.count == 1)
+        monkeypatch.setattr(loop, "recorder_for", lambda device: stand_in)
+        return stand_in
+
+    return begin
+
+
+def make_config(**values: Any) -> BaseConfig:
+    data = {"name": "digits", "train_rows": "0:128", "test_rows": "0:50"}
+    return config_type()(**{"epochs": 2, "batch_size": 32, "device": "cpu", "data": data, **values})
+
+
+def plain_and_ahead(tmp_path, display, ahead, config: BaseConfig, **arguments: Any) -> StandIn:
+    train.train(config, tmp_path / "plain", display=display)
+    stand_in = ahead(**arguments)
+    train.train(config, tmp_path / "ahead", display=display)
+    same_runs(tmp_path)
+    return stand_in
+
+
+def same_runs(tmp_path, names: tuple[str, str] = ("plain", "ahead")) -> None:
+    one, other = (tmp_path / name for name in names)
+    assert_same(weights(one), weights(other))
+    if (one / "teacher.safetensors").exists():
+        assert_same(weights(one, "teacher"), weights(other, "teacher"))
+    assert metrics(one) == metrics(other)
+
+
+CASES = {
+    "none": {"method": "none"},
+    "cnn": {"method": "none", "layer": "conv", "momentum": 0.0},
+    "pkkd": {"method": "pkkd"},
+    "parts": {"method": "pkkd", "accumulate": 2, "epochs": 1},
+    "kd": {"method": "kd", "teacher_autocast": True},
+    "no graph": {"method": "pkkd", "epochs": 1, "cuda_graph": False},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_plain_steps_to_the_last_bit(tmp_path, display, ahead, case):
+    config = make_config(**CASES[case])
+    stand_in = plain_and_ahead(tmp_path, display, ahead, config)
+    steps = STEPS * config.epochs
+    assert stand_in.replayed == (steps - PLAIN_STEPS if config.cuda_graph else 0)
+    assert not [note for note in display.notes if "CUDA graph" in note]
+
+
+PHASES = {
+    "fsp": {"method": "fsp", "fsp": {"progressive": True, "first_phase": 0.5}, "epochs": 4},
+    "snapshot": {"method": "snapshot", "snapshot": {"cycles": 2}, "epochs": 4},
+    "head start": {"method": "pkkd", "pkkd": {"head_start": 2}, "epochs": 4},
+}
+
+
+@pytest.mark.parametrize("case", PHASES)
+def test_every_phase_is_captured_anew(tmp_path, display, ahead, case):
+    """Other terms, other nets, parameters that no loss has reached before, a snapshot that was renewed."""
+    stand_in = plain_and_ahead(tmp_path, display, ahead, make_config(**PHASES[case]))
+    rows = {row["phase"] for row in metrics(tmp_path / "ahead")}
+    assert stand_in.captured == stand_in.watched_steps == len(rows) > 1
+
+
+@pytest.mark.parametrize("steps", [1, 9])
+def test_interrupted_run_goes_on_to_the_same_end(tmp_path, display, stop_after, ahead, steps):
+    """Whatever is on its way when a signal comes is read and saved; what goes on is captured anew."""
+    config = make_config(epochs=4)
+    train.train(config, tmp_path / "plain", display=display)
+    stand_in = ahead()
+    stopping = stop_after(steps)
+    with pytest.raises(train.Interrupted):
+        train.train(config, tmp_path / "ahead", display=stopping)
+    assert steps <= stopping.steps <= steps + BEHIND
+    seen = display.steps
+    train.train(config, tmp_path / "ahead", resume=True, display=display)
+    assert display.steps - seen + stopping.steps == STEPS * 4
+    same_runs(tmp_path)
+    assert stand_in.captured >= 1
+
+
+@pytest.mark.parametrize("first", ["plain", "ahead"])
+def test_checkpoints_of_one_kind_are_read_by_the_other(tmp_path, display, stop_after, ahead, monkeypatch, first):
+    config = make_config(epochs=4)
+    train.train(config, tmp_path / "whole", display=display)
+    for kind in (first, "plain" if first == "ahead" else "ahead"):
+        with monkeypatch.context() as patched:
+            if kind == "ahead":
+                ahead()
+            else:
+                patched.setattr(loop, "is_ahead", lambda *_: False)
+            if kind == first:
+                with pytest.raises(train.Interrupted):
+                    train.train(config, tmp_path / "parts", display=stop_after(6))
+                (path, *_) = sorted((tmp_path / "parts" / "checkpoints").glob("*.pt"), reverse=True)
+                for net in load_state(path)["nets"].values():
+                    for group in net["optimizer"]["param_groups"]:
+                        assert type(group["lr"]) is float and group["fused"] is None
+            else:
+                train.train(config, tmp_path / "parts", resume=True, display=display)
+    same_runs(tmp_path, ("whole", "parts"))
+
+
+def poison(monkeypatch, call: int) -> None:
+    cls, calls = method_type("pkkd"), []
+    original = cls.losses
+
+    def poisoned(self, batch):
+        terms = original(self, batch)
+        calls.append(1)
+        return {**terms, "mid": terms["mid"] * float("nan")} if len(calls) == call else terms
+
+    monkeypatch.setattr(cls, "losses", poisoned)
+
+
+def test_nan_is_named_although_it_is_read_late(tmp_path, display, ahead, monkeypatch):
+    """In the third epoch; the checkpoint of the second survives, and the run goes on from it."""
+    config = make_config(epochs=4)
+    train.train(config, tmp_path / "plain", display=display)
+    stand_in = ahead()
+    with monkeypatch.context() as patched:
+        poison(patched, 10)
+        message = r"student's loss term `mid` is nan in epoch 3, step 2; .*epoch-0002-step-000000\.pt"
+        with pytest.raises(train.Diverged, match=message):
+            train.train(config, tmp_path / "ahead", display=display)
+    assert stand_in.replayed == 3 * STEPS - PLAIN_STEPS  # to the end of its epoch, where all are read
+    assert len(metrics(tmp_path / "ahead")) == 2 * 2
+    train.train(config, tmp_path / "ahead", resume=True, display=display)
+    same_runs(tmp_path)
+
+
+def test_nan_is_found_before_a_signal_saves_it(tmp_path, display, stop_after, ahead, monkeypatch):
+    ahead()
+    poison(monkeypatch, 2)
+    with pytest.raises(train.Diverged, match="`mid` is nan in epoch 1, step 2; there was no checkpoint yet"):
+        train.train(make_config(), tmp_path / "run", display=stop_after(1))
+
+
+def test_a_capture_that_fails_leaves_the_training_as_it_was(tmp_path, display, ahead):
+    stand_in = plain_and_ahead(tmp_path, display, ahead, make_config(), fails=RuntimeError("not while capturing\nmore"))
+    assert (stand_in.captured, stand_in.replayed) == (1, 0)
+    notes = [note for note in display.notes if "CUDA graph" in note]
+    assert notes == ["steps are not replayed as a CUDA graph: RuntimeError: not while capturing"]
+
+
+class HalfDone(StandIn):
+    """Breaks off in the middle of a captured step, as a method that reads a value does."""
+
+    def capture(self, work):
+        self.captured += 1
+        original = torch.Tensor.backward
+
+        def breaking(*arguments):
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+        torch.Tensor.backward = breaking
+        try:
+            work()
+        finally:
+            torch.Tensor.backward = original
+        raise AssertionError("it should have broken off")
+
+
+def test_a_step_that_breaks_off_under_capture(tmp_path, display, monkeypatch):
+    """The training goes on plainly, from clean gradients and empty taps."""
+    half_done = HalfDone()
+    monkeypatch.setattr(loop, "is_ahead", lambda *_: True)
+    monkeypatch.setattr(loop, "recorder_for", lambda device: half_done)
+    train.train(make_config(), tmp_path / "run", display=display)
+    assert half_done.captured == 1
+    assert any("RuntimeError: operation not permitted" in note for note in display.notes)
+
+
+OBSTACLES = {
+    "a wait": ({"waits": "method.py, line 7, waits for the GPU"}, None, "method.py, line 7, waits for the GPU"),
+    "draws": ({}, lambda self: random.random(), "it draws random numbers on the host"),
+    "extra state": ({}, None, "the method's NoDistillation has state that is no tensor (`get_extra_state`)"),
+}
+
+
+@pytest.mark.parametrize("case", OBSTACLES)
+def test_steps_that_a_replay_would_freeze_stay_plain(tmp_path, display, ahead, monkeypatch, case):
+    arguments, act, why = OBSTACLES[case]
+    cls = method_type("none")
+    original = cls.losses
+
+    def losses(self: Any, batch: Batch) -> dict[str, torch.Tensor]:
+        if act is not None:
+            act(self)
+        return original(self, batch)
+
+    monkeypatch.setattr(cls, "losses", losses)
+    if case == "extra state":
+        monkeypatch.setattr(cls, "get_extra_state", lambda self: {"step": 1}, raising=False)
+        monkeypatch.setattr(cls, "set_extra_state", lambda self, state: None, raising=False)
+    stand_in = plain_and_ahead(tmp_path, display, ahead, make_config(method="none"), **arguments)
+    assert (stand_in.watched_steps, stand_in.captured) == (1, 0)
+    notes = [note for note in display.notes if "CUDA graph" in note]
+    assert len(notes) == 1 and notes[0].startswith(f"steps are not replayed as a CUDA graph: {why}")
+
+
+def test_dropout_on_the_cpu_draws_on_the_host(tmp_path, display, ahead):
+    stand_in = plain_and_ahead(tmp_path, display, ahead, make_config(method="dropout", epochs=1))
+    assert stand_in.captured == 0
+
+
+def test_bfloat16_reaches_the_teachers_steps_alone(tmp_path, display, monkeypatch):
+    """Methods see float32 values that bfloat16 can hold; the student and every test compute in float32."""
+    seen: list[Batch] = []
+    cls = method_type("pkkd")
+    original = cls.losses
+    monkeypatch.setattr(cls, "losses", lambda self, batch: seen.append(batch) or original(self, batch))
+    config = make_config(epochs=1, teacher_autocast=True)
+    summary = train.train(config, tmp_path / "run", display=display)
+    assert len(seen) == STEPS
+    for batch in seen:
+        outputs = [batch.taught.logits, *batch.taught.taps.values()]
+        assert all(output.dtype == torch.float32 for output in outputs)
+        assert all(torch.equal(output, output.bfloat16().float()) for output in outputs)
+        assert not torch.equal(batch.student.logits, batch.student.logits.bfloat16().float())
+    assert all(value.dtype != torch.bfloat16 for value in load_file(tmp_path / "run" / "teacher.safetensors").values())
+    assert summary["teacher_final_top1"] > 0
+
+
+class FakeGenerator:
+    def __init__(self) -> None:
+        self.states: list[Any] = []
+
+    def clone_state(self) -> str:
+        return "fresh"
+
+    def graphsafe_set_state(self, state: Any) -> None:
+        self.states.append(state)
+
+
+@pytest.fixture
+def recorder(monkeypatch) -> CudaRecorder:
+    """The real one over a GPU of names alone: what it calls is there and takes these arguments."""
+
+    class Stream:
+        device = torch.device("cuda", 0)
+
+        def wait_stream(self, other: Any) -> None: ...
+
+    assert {"stream", "capture_error_mode"} <= inspect.signature(torch.cuda.graph).parameters.keys()
+    assert all(hasattr(torch.Generator, name) for name in ("clone_state", "graphsafe_set_state"))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
+    monkeypatch.setattr(torch.cuda, "graph", lambda *_, stream, capture_error_mode: nullcontext())
+    monkeypatch.setattr(torch.cuda, "default_generators", [FakeGenerator()])
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
+    return CudaRecorder(torch.device("cuda", 0))
+
+
+def test_waits_are_told_and_other_warnings_pass(recorder):
+    def work() -> int:
+        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        warnings.warn("of a method", stacklevel=1)
+        return 5
+
+    with recorder.running(), pytest.warns(UserWarning, match="of a method") as caught:
+        result, obstacle = recorder.watched(work)
+    assert result == 5 and len(caught) == 1
+    assert obstacle is not None and re.fullmatch(r".*test_graph\.py, line \d+, waits for the GPU", obstacle)
+    assert recorder.watched(lambda: 6) == (6, None)
+
+
+def test_random_numbers_go_on_after_a_capture_that_broke_off(recorder):
+    (generator,) = torch.cuda.default_generators
+    recorder.capture(lambda: None)()
+    assert generator.states == []
+    with pytest.raises(ZeroDivisionError):
+        recorder.capture(lambda: 1 / 0)
+    assert generator.states == ["fresh"]
+
+
+@needs_gpu
+@pytest.mark.parametrize("case", ["none", "pkkd", "parts", "kd"])
+def test_graph_equals_plain_steps_on_a_gpu(tmp_path, display, case):
+    """The same kernels in the same order; convolutions of cuDNN may add atomically, so no equal bits are asked for."""
+    for name, has_graph in (("plain", False), ("ahead", True)):
+        config = make_config(**CASES[case], device="cuda", lr=0.01, cuda_graph=has_graph)
+        train.train(config, tmp_path / name, display=display)
+    assert not [note for note in display.notes if "CUDA graph" in note]
+    ours, theirs = weights(tmp_path / "ahead"), weights(tmp_path / "plain")
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-3, msg=name)
+
+
+@needs_gpu
+@pytest.mark.parametrize("method", ["pkkd", "dropout", "snapshot", "sp", "fsp", "at"])
+def test_every_method_is_captured_on_a_gpu(tmp_path, display, method):
+    config = make_config(method=method, device="cuda", epochs=4)
+    train.train(config, tmp_path / "run", display=display)
+    assert not [note for note in display.notes if "CUDA graph" in note]
+
+
+@needs_gpu
+def test_resume_on_a_gpu(tmp_path, display, stop_after):
+    config = make_config(device="cuda", epochs=4, lr=0.01)
+    train.train(config, tmp_path / "plain", display=display)
+    with pytest.raises(train.Interrupted):
+        train.train(config, tmp_path / "ahead", display=stop_after(6))
+    train.train(config, tmp_path / "ahead", resume=True, display=display)
+    for name, tensor in weights(tmp_path / "ahead").items():
+        torch.testing.assert_close(tensor, weights(tmp_path / "plain")[name], rtol=1e-3, atol=1e-3, msg=name)
+    assert len(metrics(tmp_path / "ahead")) == 2 * 4
+
+
+@needs_gpu
+def test_a_capture_that_fails_on_a_gpu(tmp_path, display, monkeypatch):
+    """Reads a value on the host under capture only, which no watched step could show; random numbers go on."""
+    cls = method_type("dropout")
+    original = cls.losses
+
+    def losses(self, batch):
+        terms = original(self, batch)
+        if torch.cuda.is_current_stream_capturing():
+            terms["ce"].item()
+        return terms
+
+    monkeypatch.setattr(cls, "losses", losses)
+    train.train(make_config(method="dropout", device="cuda"), tmp_path / "run", display=display)
+    assert len([note for note in display.notes if "CUDA graph" in note]) == 1
