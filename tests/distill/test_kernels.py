@@ -41,6 +41,19 @@ def test_running_scale_follows_the_data():
     np.testing.assert_allclose([scale.mean.item(), scale.deviation.item()], [mean, deviation], rtol=1e-5)
 
 
+def test_running_scale_of_each_channel():
+    rng = np.random.default_rng(0)
+    offsets = np.array([-300.0, 5.0, 80.0]).reshape(3, 1, 1)
+    first, second = rng.normal(0, 20, (4, 3, 5, 5)) + offsets, rng.normal(7, 30, (4, 3, 5, 5)) + offsets
+    scale = RunningScale(momentum=0.1, channels=3)
+    centred = scale(torch.from_numpy(first)).double().numpy()
+    np.testing.assert_allclose(centred, first - first.mean((0, 2, 3), keepdims=True), atol=1e-4)
+    scale(torch.from_numpy(second))
+    for found, statistic in ((scale.mean, np.mean), (scale.deviation, np.std)):
+        expected = 0.9 * statistic(first, (0, 2, 3)) + 0.1 * statistic(second, (0, 2, 3))
+        np.testing.assert_allclose(found.flatten().numpy(), expected, rtol=1e-5)
+
+
 def test_running_scale_stands_still_in_evaluation():
     scale = RunningScale().eval()
     before = {name: value.clone() for name, value in scale.state_dict().items()}

@@ -113,6 +113,17 @@ def test_pkkd_mid_term(batch, student_net, signs, student_sign, teacher_sign):
     assert method.losses(batch)["mid"].item() == pytest.approx(0.3 * expected, rel=1e-4)
 
 
+def test_pkkd_scale_of_each_channel(batch, student_net):
+    method = make_pkkd(batch, student_net, scale="channel", sigma_a=1.5, sigma_c=0.9, beta=1.0)
+    expected = expected_mid(
+        batch,
+        method,
+        lambda output: np.exp(per_channel(output) / 1.5),
+        lambda target: np.exp(-per_channel(target) / (2 * 0.9**2)),
+    )
+    assert method.losses(batch)["mid"].item() == pytest.approx(expected, rel=1e-4)
+
+
 def test_pkkd_without_kernel_compares_standardised_outputs(batch, student_net):
     method = make_pkkd(batch, student_net, kernel=False, beta=1.0)
     expected = expected_mid(batch, method, standardise, standardise)

@@ -65,10 +65,11 @@ def results(rank: int) -> dict[str, object]:
     rows = collectives.gathered_rows(half)
     similarity(rows).backward()
     found["rows"], found["rows_gradient"] = rows.detach(), half.grad
-    scale = RunningScale()
-    for offset in (-100.0, -110.0):
-        scale(inputs(torch.float32, offset)[0][rows_of(rank)])
-    found["scale"] = scale.state_dict()
+    for name, channels in (("scale", None), ("scale_by_channel", 4)):
+        scale = RunningScale(channels=channels)
+        for offset in (-100.0, -110.0):
+            scale(inputs(torch.float32, offset)[0][rows_of(rank)])
+        found[name] = scale.state_dict()
     data = load(DataConfig(name="digits", train_rows="0:64"))
     found["scores"] = tuple(evaluate(net(), data.test, Share(rank, 2)))
     return found

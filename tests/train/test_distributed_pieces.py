@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -113,17 +114,18 @@ def test_rows_of_all_and_their_gradient(results):
     torch.testing.assert_close(found, images.grad, rtol=1e-12, atol=1e-14)
 
 
-def test_sigma_is_that_of_all_rows(results):
+@pytest.mark.parametrize(("name", "dims"), [("scale", (0, 1, 2, 3)), ("scale_by_channel", (0, 2, 3))])
+def test_sigma_is_that_of_all_rows(results, name, dims):
     first, second = (pieces.inputs(torch.float32, offset)[0].double() for offset in (-100.0, -110.0))
     for result in results:
-        scale = result["scale"]
+        scale = result[name]
         expected = {
-            key: 0.9 * of(first) + 0.1 * of(second)
-            for key, of in (("mean", torch.mean), ("deviation", lambda rows: rows.std(correction=0)))
+            key: 0.9 * of(first, dims) + 0.1 * of(second, dims)
+            for key, of in (("mean", torch.mean), ("deviation", functools.partial(torch.std, correction=0)))
         }
         for key, value in expected.items():
-            torch.testing.assert_close(scale[key].double(), value, rtol=1e-5, atol=0)
-            assert torch.equal(scale[key], results[0]["scale"][key])
+            torch.testing.assert_close(scale[key].double(), value.reshape(scale[key].shape), rtol=1e-5, atol=0)
+            assert torch.equal(scale[key], results[0][name][key])
         assert scale["batches"] == 2
 
 

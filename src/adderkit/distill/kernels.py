@@ -19,22 +19,28 @@ LIMIT = 10.0
 
 
 class RunningScale(nn.Module):
-    """Running mean and deviation of all elements of a raw output, two scalars: its centre and its unit.
+    """Running mean and deviation of a raw output, its centre and its unit: of all elements, or channel by channel.
 
     The first batch sets them, later ones move them by `momentum`; no gradient flows through them. In evaluation mode
     they stand still. Where several processes train together, a batch is that of all of them. [reconstruction: the paper
     does not say where sigma comes from]
+
+    Args:
+        momentum: share of the newest batch.
+        channels: of the outputs, for statistics of each; None: of all elements together.
+        device: of the statistics.
     """
 
     mean: Tensor
     deviation: Tensor
     batches: Tensor
 
-    def __init__(self, momentum: float = 0.1, device: torch.device | None = None) -> None:
+    def __init__(self, momentum: float = 0.1, channels: int | None = None, device: torch.device | None = None) -> None:
         super().__init__()
         self.momentum = momentum
-        self.register_buffer("mean", torch.zeros((), device=device))
-        self.register_buffer("deviation", torch.ones((), device=device))
+        shape = () if channels is None else (channels, 1, 1)
+        self.register_buffer("mean", torch.zeros(shape, device=device))
+        self.register_buffer("deviation", torch.ones(shape, device=device))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64, device=device))
 
     def forward(self, output: Tensor) -> Tensor:
@@ -45,11 +51,16 @@ class RunningScale(nn.Module):
         return output - self.mean
 
     def _follow(self, output: Tensor) -> None:
-        mean = output.mean()
+        elements = output.numel() // self.mean.numel()
         # torch.std_mean takes six times as long on a CPU: an eighth of a whole training step of ResNet-8
-        deviation = torch.linalg.vector_norm(output - mean) / math.sqrt(output.numel())
+        if self.mean.dim() == 0:
+            mean = output.mean()
+            deviation = torch.linalg.vector_norm(output - mean) / math.sqrt(elements)
+        else:
+            mean = output.mean((0, 2, 3), keepdim=True)[0]
+            deviation = ((output - mean).square_().sum((0, 2, 3), keepdim=True)[0] / elements).sqrt()
         if collectives.process_count() > 1:
-            count, mean, squares = collectives.pooled(output.numel(), mean, deviation**2 * output.numel())
+            count, mean, squares = collectives.pooled(elements, mean, deviation**2 * elements)
             deviation = (squares / count).sqrt()
         # torch.where(..., 1.0, momentum) would move its two numbers to a GPU, and wait for that
         rate = torch.full_like(self.mean, self.momentum).masked_fill_(self.batches == 0, 1.0)

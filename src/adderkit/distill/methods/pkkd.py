@@ -41,6 +41,9 @@ class PKKDOptions(Options):
     )
     sigma_a: float = Field(default=2.0, gt=0, description="width of the adder net's kernel exp(y / sigma_a)")
     sigma_c: float = Field(default=1.0, gt=0, description="width of the CNN's kernel exp(-o / (2 sigma_c^2))")
+    scale: Literal["layer", "channel"] = Field(
+        default="layer", description="mean and deviation of raw outputs: one of each per layer | per channel"
+    )
     rho: Literal["student", "both"] = Field(
         default="student", description="nets that have a learned 1x1 map after the kernel"
     )
@@ -59,11 +62,11 @@ class PKKDOptions(Options):
 class _Branch(nn.Module):
     """What one net's tap goes through: scale, kernel, 1x1 map. Dropped after training."""
 
-    def __init__(self, options: PKKDOptions, width: float, is_adder: bool, device: torch.device) -> None:
+    def __init__(self, options: PKKDOptions, width: float, is_adder: bool, channels: int, device: torch.device) -> None:
         super().__init__()
         self.options = options
         self.is_adder = is_adder
-        self.scale = RunningScale(device=device)
+        self.scale = RunningScale(channels=channels if options.scale == "channel" else None, device=device)
         log_sigma = torch.tensor(math.log(width), device=device)
         if options.sigma == "learned":
             self.log_sigma = nn.Parameter(log_sigma)
@@ -90,7 +93,8 @@ class PKKD(Method):
 
     y_m and o_m are the raw outputs of the m-th tapped operator of student and teacher, before normalisation and
     activation. The adder net's kernel is `exp(y / sigma_a)`, the CNN's `exp(-o / (2 sigma_c^2))`; a convolutional
-    student has the CNN's. Raw outputs are centred first and measured in running deviations, all in float32. The
+    student has the CNN's. Raw outputs are centred first and measured in running deviations, of the layer or of each
+    channel, all in float32 (centring by channel changes constant factors alone, which rho absorbs). The
     teacher learns from its own cross entropy alone. `kernel` and `progressive` span the paper's ablation (Table 3).
 
     Source: Xu et al., Kernel Based Progressive Distillation for Adder Neural Networks, NeurIPS 2020, Algorithm 1;
@@ -146,10 +150,10 @@ class PKKD(Method):
         for path, output, target in self._pairs(example):
             is_adder = isinstance(modules[path], AdderLayer)
             width = self.options.sigma_a if is_adder else self.options.sigma_c
-            branch = _Branch(self.options, width, is_adder, device)
+            branch = _Branch(self.options, width, is_adder, output.shape[1], device)
             branch.rho = nn.Conv2d(output.shape[1], target.shape[1], 1, device=device)
             self.student_branches.append(branch)
-            branch = _Branch(self.options, self.options.sigma_c, False, device)
+            branch = _Branch(self.options, self.options.sigma_c, False, target.shape[1], device)
             if self.options.rho == "both":
                 branch.rho = nn.Conv2d(target.shape[1], target.shape[1], 1, device=device)
             self.teacher_branches.append(branch)
