@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from adderkit import native
+from adderkit.ops import gpu
 
 
 class Backend(NamedTuple):
     """One implementation of `adder2d`.
 
-    `isa` is the instruction set ("torch" for the reference); `active` marks the one that float32 tensors on the
-    processor get; `reason` says why it is, or is not, available.
+    `isa` is the instruction set ("cuda" for the GPU's kernels, "torch" for the reference); `active` marks the one that
+    float32 tensors on the processor get, and the GPU's where they run; `reason` says why it is, or is not, available.
     """
 
     name: str
@@ -22,7 +23,7 @@ class Backend(NamedTuple):
 
 
 def backends() -> list[Backend]:
-    """All implementations for tensors on the processor, best first.
+    """All implementations, best first: those for tensors on the processor, the GPU's, and the reference for all.
 
     Raises:
         ValueError: where `ADDERKIT_ISA` names a path that is unknown or cannot run here.
@@ -40,5 +41,8 @@ def backends() -> list[Backend]:
     if not rows:
         rows = [Backend("native", "", False, False, native.reason())]
     is_only = not rows[0].available and len(rows) == 1
+    problem = gpu.problem()
+    types = "serves float32, bfloat16 and float16 on the GPU; the reference: float64, 2^31 positions or more"
+    rows.append(Backend("triton", "cuda", not problem, not problem, problem or types))
     why = "serves everything, slowly" if is_only else "serves float64 and devices without a kernel"
     return [*rows, Backend("torch reference", "torch", True, is_only, why)]

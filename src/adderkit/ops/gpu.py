@@ -30,16 +30,16 @@ _BLOCK_TERMS = 144
 
 
 class Tile(NamedTuple):
-    """What one program computes, and what ptxas may use of registers: without a limit it spills where it need not.
+    """What one program computes, and the registers that ptxas may use: without a limit it spills where it need not.
 
-    `cost` is the time of one term of the whole tile, in issue slots of a warp (docs/decisions/0014-gpu-kernels.md).
+    `cost` is the time of one term of the whole tile, in issue slots of a warp (docs/results/kernels).
     """
 
     pixels: int
     lanes: int
     cost: int
     registers: int | None
-    registers_of_runs: int | None
+    registers_of_runs: int | None = None
 
 
 FORWARD_TILES = (
@@ -49,10 +49,10 @@ FORWARD_TILES = (
     Tile(128, 8, 36, 80, 80),
 )
 INPUT_GRAD_TILES = (
-    Tile(512, 16, 149, 255, None),
-    Tile(512, 8, 83, 168, None),
-    Tile(256, 8, 44, 128, 128),
-    Tile(128, 8, 36, 128, 128),
+    Tile(512, 16, 149, 255),
+    Tile(512, 8, 83, 168),
+    Tile(256, 8, 44, 104),
+    Tile(128, 8, 36, 80),
 )
 
 
@@ -159,6 +159,7 @@ def forward(
             Y_CHANNEL=_constant(output.stride(1)),
             num_warps=_WARPS,
             num_stages=1,
+            enable_fp_fusion=True,
             maxnreg=tile.registers_of_runs if has_runs else tile.registers,
         )
 
@@ -187,9 +188,7 @@ def input_grad(
     # Rows h with the same (h + padding) modulo the stride see the same taps.
     pixels = images * _ceil(height, stride[0]) * _ceil(width, stride[1])
     classes = stride[0] * stride[1]
-    has_runs = filters * taps > _RUN
-    tiles = [tile for tile in INPUT_GRAD_TILES if not has_runs or tile.registers_of_runs]
-    tile = _tile(tiles, [pixels] * classes, channels, groups, input.device)
+    tile = _tile(INPUT_GRAD_TILES, [pixels] * classes, channels, groups, input.device)
     vector, unroll, block = _depth(grad_output, filters, taps)
     is_dense = taps == 1 and classes == 1 and not any(padding)
     with _current(input.device):
@@ -224,14 +223,14 @@ def input_grad(
             UNROLL=unroll,
             VECTOR=vector,
             MASKED=not is_dense,
-            RUNS=has_runs,
             G_CHANNEL=_constant(grad_output.stride(1)),
             Y_CHANNEL=_constant(grad_input.stride(1)),
             FLAGS=_FLAGS,
             FAST=not kernels.is_interpreted,
             num_warps=_WARPS,
             num_stages=1,
-            maxnreg=tile.registers_of_runs if has_runs else tile.registers,
+            enable_fp_fusion=True,
+            maxnreg=tile.registers,
         )
 
 

@@ -1,7 +1,7 @@
 """The definition of `adder2d` and its surrogate input gradient in plain torch, for any device and float type.
 
-It serves wherever no kernel does: float64, half types, other devices, `ADDERKIT_NATIVE=off`. Half types are
-summed in float32, as convolutions sum them.
+It serves wherever no kernel does: float64, half types on the processor, other devices, `ADDERKIT_NATIVE=off`. Half
+types are summed in float32, as convolutions sum them.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ def register(
     forward: Callable[..., None],
     input_grad: Callable[..., None],
     weight_grad: Callable[..., Tensor],
+    takes_half: Callable[[Tensor], bool] = lambda input: False,
 ) -> None:
     """Defines `adderkit::NAME`, `adderkit::NAME_input_grad` and `adderkit::NAME_weight_grad`.
 
@@ -37,11 +38,12 @@ def register(
         forward: takes (input, weight, output, *geometry), in float32 or float64, and fills `output`.
         input_grad: takes (grad_output, input, weight, grad_input, *geometry) and fills `grad_input`.
         weight_grad: takes (grad_output, input, weight, *geometry) and returns the filters' gradient.
+        takes_half: whether `forward` and `input_grad` take half types as they are, summing in float32.
     """
 
     def run_forward(input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
         output = forward_fake(input, weight, *geometry)
-        if input.dtype not in _HALF:
+        if input.dtype not in _HALF or takes_half(input):
             forward(input, weight, output, *geometry)
             return output
         wide = torch.empty_like(output, dtype=torch.float32)
@@ -53,7 +55,7 @@ def register(
 
     def run_input_grad(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
         grad_input = input_grad_fake(grad_output, input, weight, *geometry)
-        if input.dtype not in _HALF:
+        if input.dtype not in _HALF or takes_half(input):
             input_grad(grad_output, input, weight, grad_input, *geometry)
             return grad_input
         wide = torch.empty_like(grad_input, dtype=torch.float32)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from adderkit.ops import cpu, reference
+from adderkit.ops import cpu, gpu, reference
 from adderkit.ops.schema import register
 from adderkit.ops.shared import add_bias, convolution_weight_grad, no_forward_mode, resolve_padding
 from adderkit.ops.validate import check_adder2d, count, pair
@@ -33,7 +34,7 @@ def adder2d(
         output (N, C_out, H_out, W_out) or (C_out, H_out, W_out).
 
     Args:
-        input: float32, float64, bfloat16 or float16; float32 has the fast kernels.
+        input: float32, float64, bfloat16 or float16; float32 has the fast kernels, on a GPU half types too.
         weight: the filters, of the dtype and on the device of `input`.
         bias: added to the output; its gradient is the ordinary one.
         stride: an integer or (vertical, horizontal), >= 1.
@@ -59,11 +60,11 @@ def adder2d(
 
 
 def _forward(input: Tensor, weight: Tensor, output: Tensor, *geometry: Any) -> None:
-    (cpu if _has_kernel(input) else reference).forward(input, weight, output, *geometry)
+    _kernels(input, output).forward(input, weight, output, *geometry)
 
 
 def _input_grad(grad_output: Tensor, input: Tensor, weight: Tensor, grad_input: Tensor, *geometry: Any) -> None:
-    (cpu if _has_kernel(input) else reference).input_grad(grad_output, input, weight, grad_input, *geometry)
+    _kernels(input, grad_output).input_grad(grad_output, input, weight, grad_input, *geometry)
 
 
 def _weight_grad(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
@@ -73,8 +74,10 @@ def _weight_grad(grad_output: Tensor, input: Tensor, weight: Tensor, *geometry: 
     return torch.addcmul(product, weight, total, value=-1)
 
 
-def _has_kernel(input: Tensor) -> bool:
-    return input.dtype == torch.float32 and input.is_cpu and cpu.is_available()
+def _kernels(input: Tensor, output: Tensor) -> ModuleType:
+    if input.is_cuda:
+        return gpu if gpu.serves(input, output) else reference
+    return cpu if input.dtype == torch.float32 and input.is_cpu and cpu.is_available() else reference
 
 
 register(
@@ -84,4 +87,5 @@ register(
     _forward,
     _input_grad,
     _weight_grad,
+    takes_half=gpu.serves,
 )

@@ -71,18 +71,15 @@ def _sum(
     UNROLL: tl.constexpr,
     VECTOR: tl.constexpr,
     MASKED: tl.constexpr,
-    RUNS: tl.constexpr,
     G_CHANNEL: tl.constexpr,
     FAST: tl.constexpr,
 ):
     g_step = G_CHANNEL if G_CHANNEL else g_channel.to(tl.int64)
     sums = tl.zeros((LANES, PIXELS), tl.float32)
-    total = tl.zeros((LANES, PIXELS), tl.float32)
-    g_sum = tl.zeros((PIXELS,), tl.float32)
-    g_total = tl.zeros((PIXELS,), tl.float32)
     is_reached = tl.zeros((PIXELS,), tl.int1)
     for first in range(0, filters, block_filters):
         end = tl.minimum(first + block_filters, filters)
+        g_sum = tl.zeros((PIXELS,), tl.float32)
         for i in range(first_h, kernel_height, step_h):
             for j in range(first_w, kernel_width, step_w):
                 # Exact divisions: the loops visit taps with which they are.
@@ -116,15 +113,9 @@ def _sum(
                             g_sum += value
                     g_at += UNROLL * g_step
                     f_at += UNROLL * LANES
-        if RUNS:
-            total += sums
-            sums = tl.zeros((LANES, PIXELS), tl.float32)
-            g_total += g_sum
-            g_sum = tl.zeros((PIXELS,), tl.float32)
-    if RUNS:
-        sums = total
-        g_sum = g_total
-    return 2.0 * (sums - 0.5 * g_sum[None, :]), is_reached
+        # Here and not at the end: sums of saturated terms alone would grow with their number, and their rounding with it.
+        sums -= 0.5 * g_sum[None, :]
+    return 2.0 * sums, is_reached
 
 
 @triton.jit(do_not_specialize=_NUMBERS)
@@ -171,7 +162,6 @@ def input_grad_kernel(
     UNROLL: tl.constexpr,
     VECTOR: tl.constexpr,
     MASKED: tl.constexpr,
-    RUNS: tl.constexpr,
     G_CHANNEL: tl.constexpr,
     Y_CHANNEL: tl.constexpr,
     FLAGS: tl.constexpr,
@@ -187,7 +177,7 @@ def input_grad_kernel(
         pixel_blocks: of the largest class.
         block_filters: a multiple of UNROLL, which divides `filters`.
         flag_count: flags of `pack` for each block of lanes.
-        VECTOR, MASKED, RUNS, G_CHANNEL, Y_CHANNEL: as in `forward_kernel`, for g.
+        VECTOR, MASKED, G_CHANNEL, Y_CHANNEL: as in `forward_kernel`, for g.
         FAST: saturates by the subtraction itself; False under the interpreter, which can't.
     """
     blocks = tl.cdiv(channels, LANES)
@@ -260,7 +250,6 @@ def input_grad_kernel(
             UNROLL,
             VECTOR,
             MASKED,
-            RUNS,
             G_CHANNEL,
             True,
         )
@@ -296,7 +285,6 @@ def input_grad_kernel(
             UNROLL,
             VECTOR,
             MASKED,
-            RUNS,
             G_CHANNEL,
             False,
         )
