@@ -62,8 +62,7 @@ class RunningScale(nn.Module):
         if collectives.process_count() > 1:
             count, mean, squares = collectives.pooled(elements, mean, deviation**2 * elements)
             deviation = (squares / count).sqrt()
-        # torch.where(..., 1.0, momentum) would move its two numbers to a GPU, and wait for that
-        rate = torch.full_like(self.mean, self.momentum).masked_fill_(self.batches == 0, 1.0)
+        rate = torch.where(self.batches == 0, 1.0, self.momentum)
         self.mean.lerp_(mean.to(self.mean.dtype), rate)
         self.deviation.lerp_(deviation.clamp(min=1e-6).to(self.deviation.dtype), rate)
         self.batches.add_(1)
