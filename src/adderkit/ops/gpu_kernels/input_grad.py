@@ -113,7 +113,7 @@ def _sum(
                             g_sum += value
                     g_at += UNROLL * g_step
                     f_at += UNROLL * LANES
-        # Here and not at the end: sums of saturated terms alone would grow with their number, and their rounding with it.
+        # Here, not at the end: sums of saturated terms alone would grow with their number, and their rounding with it.
         sums -= 0.5 * g_sum[None, :]
     return 2.0 * sums, is_reached
 

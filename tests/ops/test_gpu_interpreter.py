@@ -1,0 +1,59 @@
+"""Runs the tests of the GPU kernels where there is no GPU; what a call falls back to, and why."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from adderkit.ops import gpu
+
+FOLDER = Path(__file__).parent / "gpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU runs them")
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
+def test_the_kernels_under_the_interpreter():
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER)],
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
+
+
+def stub(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, is_cuda: bool = True) -> SimpleNamespace:
+    return SimpleNamespace(shape=shape, dtype=dtype, is_cuda=is_cuda)
+
+
+def test_what_has_no_kernel_is_refused_with_the_reason():
+    small = (2, 3, 4, 5)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        assert gpu.refusal(stub(small, dtype)) == ""
+    assert gpu.refusal(stub(small, torch.float64)) == "float64 has no kernel"
+    assert gpu.refusal(stub(small, is_cuda=False)) == "not on a GPU"
+    assert gpu.refusal(stub(small), stub((2**17, 1, 128, 128))) == "more than 2^31 positions"
+    assert gpu.refusal(stub((2**15, 4096, 128, 128))) == ""  # elements may be more
+
+
+def test_the_processor_goes_on_without_triton():
+    script = "import sys, torch, adderkit.ops; adderkit.ops.backends()\n"
+    script += "x = torch.ones(1, 4, 4, 4); adderkit.ops.adder2d(x, x)\nprint('triton' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == str(torch.cuda.is_available())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_reason_is_given():
+    assert gpu.problem() in ("no CUDA device", "the kernels are for NVIDIA GPUs")
