@@ -17,8 +17,9 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find native src -type f -not -p
 demo: $(VENV)/.core
 	$(BIN)/adderkit train recipes/demo.yaml --out runs/demo --resume
 
+# Two at a time, a file to each. Threads that wait sleep: those of two processes would take the cores from each other.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # $(1): build folder, $(2): further options of CMake
 define native_tests
