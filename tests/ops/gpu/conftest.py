@@ -1,7 +1,7 @@
 """Tests of the GPU kernels run compiled where there is a GPU, else on the processor under Triton's interpreter.
 
-The interpreter must be chosen before anything imports Triton, so `test_gpu_interpreter.py` runs this folder in a process
-of its own; without a GPU or the interpreter, nothing is collected here.
+The interpreter must be chosen before anything imports Triton, so `test_gpu_interpreter.py` runs this folder in a
+process of its own; without a GPU or the interpreter, nothing is collected here.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def draw(seed: int, *shape: int) -> Tensor:
     ("channels", "filters"), [(1, 1), (2, 3), (3, 17), (4, 8), (5, 2), (8, 9), (12, 16), (17, 4), (20, 33)]
 )
 def test_channel_counts(device, channels, filters):
-    x, f, g, expected = case(channels, 2, channels, (5, 7), filters, (3, 3), PADDED)
+    x, f, g, expected = case(channels, 2, channels, (4, 5), filters, (2, 2), PADDED)
     check(x, f, g, PADDED, expected, device)
 
 
@@ -65,7 +65,7 @@ def test_channel_counts(device, channels, filters):
         (Geometry((2, 3), (3, 4), (3, 2)), (3, 2)),
         (Geometry((2, 2), (4, 4), (4, 4)), (3, 3)),
         (Geometry((4, 6), (0, 2), (2, 3)), (2, 2)),
-        (Geometry((9, 16), (0, 0), (1, 1)), (2, 2)),
+        (Geometry((5, 7), (0, 0), (1, 1)), (2, 2)),
         (Geometry(padding=(6, 7)), (2, 3)),
     ],
 )
@@ -74,7 +74,7 @@ def test_geometries(device, geometry, kernel):
     check(x, f, g, geometry, expected, device)
 
 
-@pytest.mark.parametrize(("groups", "channels", "filters"), [(2, 8, 6), (3, 9, 51), (8, 8, 8), (4, 4, 12), (5, 10, 5)])
+@pytest.mark.parametrize(("groups", "channels", "filters"), [(2, 8, 6), (3, 9, 6), (8, 8, 8), (4, 4, 12), (5, 10, 5)])
 def test_groups(device, groups, channels, filters):
     geometry = Geometry((1, 2), (1, 1), groups=groups)
     x, f, g, expected = case(4, 2, channels, (6, 7), filters, (3, 3), geometry)
@@ -89,10 +89,10 @@ def tile(request, monkeypatch):
 
 
 @pytest.mark.parametrize("tile", range(len(gpu.FORWARD_TILES)), indirect=True)
-@pytest.mark.parametrize("is_last", [False, True])
-def test_tiles(device, tile, is_last):
-    """Several programs of each size along pixels and filters, and their tails."""
-    x, f, g, expected = case(5, 2, 20, (17, 19), 18, (2, 2), Geometry())
+@pytest.mark.parametrize(("channels", "filters", "is_last"), [(4, 18, False), (18, 4, False), (20, 4, True)])
+def test_tiles(device, tile, channels, filters, is_last):
+    """Several programs of each size along pixels and lanes, and their tails."""
+    x, f, g, expected = case(5, 2, channels, (17, 19), filters, (1, 2), Geometry())
     if is_last:
         x, g = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, g))
     check(x, f, g, Geometry(), expected, device)
@@ -100,12 +100,14 @@ def test_tiles(device, tile, is_last):
 
 @pytest.mark.parametrize("is_last", [False, True])
 def test_the_same_bits_from_every_tile_layout_and_repeat(device, monkeypatch, is_last):
-    x, f, g = draw(0, 1, 84, 5, 7), draw(1, 20, 84, 3, 3), draw(2, 1, 20, 5, 7)
+    monkeypatch.setattr(gpu, "_RUN", 100)
+    monkeypatch.setattr(gpu, "_BLOCK_TERMS", 36)
+    x, f, g = draw(0, 1, 12, 5, 7), draw(1, 20, 12, 3, 3), draw(2, 1, 20, 5, 7)
     first = run(x, f, g, PADDED, device)
     if is_last:
         x, g = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, g))
     forward_tiles, input_grad_tiles = gpu.FORWARD_TILES, gpu.INPUT_GRAD_TILES
-    for index in range(len(forward_tiles)):
+    for index in (0, 2, 3) if device.type == "cuda" else (0, 3):
         monkeypatch.setattr(gpu, "FORWARD_TILES", forward_tiles[index : index + 1])
         monkeypatch.setattr(gpu, "INPUT_GRAD_TILES", input_grad_tiles[index : index + 1])
         output, grad = run(x, f, g, PADDED, device)
@@ -152,12 +154,10 @@ def test_an_input_that_is_not_aligned(device):
 
 @pytest.mark.parametrize("is_last", [False, True])
 def test_nothing_is_written_outside(device, is_last):
-    x, f, g = (
-        draw(seed, *shape).to(device) for seed, shape in enumerate([(2, 18, 6, 9), (19, 18, 3, 3), (2, 19, 6, 9)])
-    )
+    x, f, g = (draw(seed, *shape).to(device) for seed, shape in enumerate([(2, 4, 6, 9), (5, 4, 3, 3), (2, 5, 6, 9)]))
     for channels, write in (
-        (19, lambda view: gpu.forward(x, f, view, *PADDED)),
-        (18, lambda view: gpu.input_grad(g, x, f, view, *PADDED)),
+        (5, lambda view: gpu.forward(x, f, view, *PADDED)),
+        (4, lambda view: gpu.input_grad(g, x, f, view, *PADDED)),
     ):
         shape = (4, 8, 11, channels + 2) if is_last else (4, channels + 2, 8, 11)
         block = torch.full(shape, 12345.0, device=device)
@@ -171,18 +171,22 @@ def test_nothing_is_written_outside(device, is_last):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("is_last", [False, True])
 def test_half_types_are_summed_in_float32_and_rounded_once(device, dtype, is_last):
-    x, f, g = draw(0, 2, 12, 6, 6).to(dtype), draw(1, 8, 12, 3, 3).to(dtype), draw(2, 2, 8, 6, 6).to(dtype)
+    x, f, g = draw(0, 2, 8, 6, 6).to(dtype), draw(1, 4, 8, 3, 3).to(dtype), draw(2, 2, 4, 6, 6).to(dtype)
     wide = run(x.float(), f.float(), g.float(), PADDED, device)
     if is_last:
         x, g = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, g))
     output, grad = run(x, f, g, PADDED, device)
-    assert torch.equal(output, wide[0].to(dtype))
-    assert torch.equal(grad, wide[1].to(dtype))
+    for actual, expected in zip((output, grad), wide, strict=True):
+        assert actual.dtype == dtype
+        if device.type == "cpu" and dtype == torch.bfloat16:  # the interpreter truncates
+            assert ((actual.float() - expected).abs() < 2.0**-7 * expected.abs() + 1e-30).all()
+        else:
+            assert torch.equal(actual, expected.to(dtype))
 
 
 @pytest.mark.parametrize("offset", [1.0, 1e3, 1e5])
 def test_a_common_offset_costs_nothing(device, offset):
-    x, f, g = draw(0, 2, 16, 5, 6) + offset, draw(1, 17, 16, 3, 3) + offset, draw(2, 2, 17, 3, 4)
+    x, f, g = draw(0, 2, 8, 5, 6) + offset, draw(1, 9, 8, 3, 3) + offset, draw(2, 2, 9, 3, 4)
     expected = expected_adder2d(x.double().numpy(), f.double().numpy(), g.double().numpy(), Geometry())
     output, grad = run(x, f, g, Geometry(), device)
     assert np.abs(output.double().numpy() / expected.output - 1).max() < 64 * ROUNDOFF
@@ -191,20 +195,22 @@ def test_a_common_offset_costs_nothing(device, offset):
 
 def test_long_sums_of_like_terms(device):
     """One colour under normal filters: terms that round in one direction, in shorter sums of their own."""
-    x, f = torch.full((1, 512, 3, 3), 1.7), draw(1, 4, 512, 3, 3)
+    x, f = torch.full((1, 256, 3, 3), 1.7), draw(1, 4, 256, 3, 3)
     expected = torch.empty(1, 4, 1, 1, dtype=torch.float64)
     reference.forward(x.double(), f.double(), expected, *Geometry())
-    output, _ = run(x, f, torch.zeros(1, 4, 1, 1), Geometry(), device)
+    output = torch.empty(1, 4, 1, 1, device=device)
+    gpu.forward(x.to(device), f.to(device), output, *Geometry())
     scale = (x.double().abs().sum() + f.double().abs().sum((1, 2, 3))).view(1, 4, 1, 1)
-    assert ((output - expected).abs() / scale).max() < 1e-5
+    assert ((output.cpu() - expected).abs() / scale).max() < 1e-5
 
 
 def test_long_gradients_of_one_sign(device):
-    x, f, g = draw(0, 1, 4, 3, 3), draw(1, 512, 4, 3, 3), torch.ones(1, 512, 3, 3)
+    x, f, g = draw(0, 1, 4, 3, 3), draw(1, 128, 4, 3, 3), torch.ones(1, 128, 3, 3)
     expected = torch.empty(1, 4, 3, 3, dtype=torch.float64)
     reference.input_grad(g.double(), x.double(), f.double(), expected, *PADDED)
-    _, grad = run(x, f, g, PADDED, device)
-    assert (grad - expected).abs().max() < 2 * ROUNDOFF * 9 * 512
+    grad = torch.empty_like(x, device=device)
+    gpu.input_grad(g.to(device), x.to(device), f.to(device), grad, *PADDED)
+    assert (grad.cpu() - expected).abs().max() < 8 * ROUNDOFF * 9 * 128
 
 
 def test_the_clamp_has_its_bounds(device):
@@ -223,7 +229,8 @@ def test_not_finite_values_as_the_formulas_say(device, where, value, stride):
     if "x" in where:
         x[1, 4, 2, 3] = x[0, 0, 0, 0] = x[0, 1, 5, 8] = BAD[value]
     if "f" in where:
-        f[2, 4, 1, 1] = f[3, 0, 2, 0] = BAD[value]
+        # Not twice the same huge number: beyond 2^24, f / 2 + 1/2 is f / 2, and the gradient at f = x is -g for 0.
+        f[2, 4, 1, 1] = f[3, 0, 2, 0] = -BAD[value] if value == "huge" else BAD[value]
     output = torch.empty(2, 4, (6 + 2 - 3) // stride + 1, (9 - 2) // stride + 1)
     g = draw(2, *output.shape)
     grad = torch.empty_like(x)

@@ -20,12 +20,15 @@ _NUMBERS = [
 
 
 @triton.jit
-def _saturated(f, x, FAST: tl.constexpr):
-    """f - x, at least 0 and at most 1. The instruction turns NaN into 0; the other way keeps it."""
+def _term(g, f, x, is_inside, FAST: tl.constexpr):
+    """g * (f - x, at least 0 and at most 1). The instruction turns NaN into 0; the other way keeps it."""
     if FAST:
-        return tl.inline_asm_elementwise("sub.sat.f32 $0, $1, $2;", "=f,f,f", [f, x], tl.float32, True, 1)
-    low = tl.maximum(f - x, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    return tl.minimum(low, 1.0, propagate_nan=tl.PropagateNan.ALL)
+        return g[None, :] * tl.inline_asm_elementwise(
+            "sub.sat.f32 $0, $1, $2;", "=f,f,f", [f[:, None], x], tl.float32, True, 1
+        )
+    low = tl.maximum(f[:, None] - x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    saturated = tl.minimum(low, 1.0, propagate_nan=tl.PropagateNan.ALL)
+    return tl.where(is_inside[None, :], g[None, :] * saturated, 0.0)
 
 
 @triton.jit
@@ -99,17 +102,17 @@ def _sum(
                         even, odd = tl.split(tl.reshape(values.to(tl.float32), (PIXELS, 2, 2)))
                         g0, g2 = tl.split(even)
                         g1, g3 = tl.split(odd)
-                        sums += g0[None, :] * _saturated(tl.load(f_at)[:, None], x, FAST)
-                        sums += g1[None, :] * _saturated(tl.load(f_at + LANES)[:, None], x, FAST)
-                        sums += g2[None, :] * _saturated(tl.load(f_at + 2 * LANES)[:, None], x, FAST)
-                        sums += g3[None, :] * _saturated(tl.load(f_at + 3 * LANES)[:, None], x, FAST)
+                        sums += _term(g0, tl.load(f_at), x, is_inside, FAST)
+                        sums += _term(g1, tl.load(f_at + LANES), x, is_inside, FAST)
+                        sums += _term(g2, tl.load(f_at + 2 * LANES), x, is_inside, FAST)
+                        sums += _term(g3, tl.load(f_at + 3 * LANES), x, is_inside, FAST)
                         g_sum = g_sum + g0 + g1 + g2 + g3
                     else:
                         for k in tl.static_range(UNROLL):
                             at = g_at + k * g_step
                             value = tl.load(at, mask=is_inside, other=0.0) if MASKED else tl.load(at)
                             value = value.to(tl.float32)
-                            sums += value[None, :] * _saturated(tl.load(f_at + k * LANES)[:, None], x, FAST)
+                            sums += _term(value, tl.load(f_at + k * LANES), x, is_inside, FAST)
                             g_sum += value
                     g_at += UNROLL * g_step
                     f_at += UNROLL * LANES
