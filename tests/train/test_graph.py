@@ -19,9 +19,10 @@ from test_run import assert_same, metrics, weights
 from adderkit import train
 from adderkit.distill import Batch, method_type
 from adderkit.train import loop
-from adderkit.train.ahead import BEHIND
+from adderkit.train.ahead import BEHIND, is_ahead, recorder_for
 from adderkit.train.checkpoint import load_state
 from adderkit.train.config import BaseConfig, config_type
+from adderkit.train.distributed import ALONE, Processes
 from adderkit.train.graph import PLAIN_STEPS, CudaRecorder
 
 STEPS = 4  # in an epoch
@@ -308,6 +309,8 @@ def recorder(monkeypatch) -> CudaRecorder:
 
         def wait_stream(self, other: Any) -> None: ...
 
+        def synchronize(self) -> None: ...
+
     assert {"stream", "capture_error_mode"} <= inspect.signature(torch.cuda.graph).parameters.keys()
     assert all(hasattr(torch.Generator, name) for name in ("clone_state", "graphsafe_set_state"))
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream())
@@ -343,10 +346,18 @@ def test_random_numbers_go_on_after_a_capture_that_broke_off(recorder):
     assert generator.states == ["fresh"]
 
 
+def test_who_runs_ahead():
+    assert is_ahead(torch.device("cuda", 1), ALONE)
+    assert not is_ahead(torch.device("cuda", 1), Processes(0, 2))
+    assert not is_ahead(torch.device("cpu"), ALONE)
+    assert recorder_for(torch.device("cpu")) is None
+
+
 @needs_gpu
 @pytest.mark.parametrize("case", ["none", "pkkd", "parts", "kd"])
-def test_graph_equals_plain_steps_on_a_gpu(tmp_path, display, case):
-    """The same kernels in the same order; convolutions of cuDNN may add atomically, so no equal bits are asked for."""
+def test_graph_equals_plain_steps_on_a_gpu(tmp_path, display, monkeypatch, case):
+    """The same kernels in the same order; some of torch's own may add atomically, so no equal bits are asked for."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     for name, has_graph in (("plain", False), ("ahead", True)):
         config = make_config(**CASES[case], device="cuda", lr=0.01, cuda_graph=has_graph)
         train.train(config, tmp_path / name, display=display)
@@ -365,7 +376,8 @@ def test_every_method_is_captured_on_a_gpu(tmp_path, display, method):
 
 
 @needs_gpu
-def test_resume_on_a_gpu(tmp_path, display, stop_after):
+def test_resume_on_a_gpu(tmp_path, display, stop_after, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     config = make_config(device="cuda", epochs=4, lr=0.01)
     train.train(config, tmp_path / "plain", display=display)
     with pytest.raises(train.Interrupted):

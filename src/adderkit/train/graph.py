@@ -59,13 +59,12 @@ class CudaRecorder:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        outside = torch.cuda.current_stream(self._stream.device)
-        self._stream.wait_stream(outside)
+        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
         try:
             with torch.cuda.stream(self._stream):
                 yield
         finally:
-            outside.wait_stream(self._stream)
+            self._stream.synchronize()  # no graph may be let go while it runs
 
     def watched(self, work: Callable[[], T]) -> tuple[T, str | None]:
         mode = torch.cuda.get_sync_debug_mode()
@@ -165,9 +164,8 @@ class Replayed:
         try:
             self._replay = recorder.capture(work)
         except Exception as error:  # whatever breaks under capture alone: the training goes on without
-            cause = error.__context__ or error  # an invalid capture also fails at its end
-            self._give_up(f"{type(cause).__name__}: {(str(cause).strip().splitlines() or ['no message'])[0]}")
-        if self._replay is None:
+            self._give_up(_cause(error))
+        if self._replay is None:  # here the error, and all tensors of its traceback, are gone
             self._step.clean(phase)
             return self._step.whole(parts, phase)
         self._replay()
@@ -181,3 +179,8 @@ class Replayed:
     def _give_up(self, why: str) -> None:
         self._recorder, self._parts, self._sums = None, [], None
         self._note(f"steps are not replayed as a CUDA graph: {why}")
+
+
+def _cause(error: Exception) -> str:
+    first = error.__context__ or error  # a capture that broke off also fails at its end
+    return f"{type(first).__name__}: {str(first).strip().partition(chr(10))[0]}"
