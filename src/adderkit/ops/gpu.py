@@ -91,7 +91,7 @@ def problem(device: int = 0) -> str:
     if capability < _CAPABILITY:
         return f"{torch.cuda.get_device_name(device)} has compute capability {capability[0]}.{capability[1]}, not 8.0"
     try:
-        from triton.runtime import driver
+        from triton.runtime import driver  # pyright: ignore[reportMissingImports]
 
         with torch.cuda.device(device):
             driver.active.get_current_target()
@@ -304,7 +304,7 @@ def _constant(step: int) -> int:
 
 @cache
 def _kernels() -> Any:
-    import triton
+    from triton import knobs  # pyright: ignore[reportMissingImports]
 
     from adderkit.ops.gpu_kernels.forward import forward_kernel
     from adderkit.ops.gpu_kernels.input_grad import input_grad_kernel
@@ -314,7 +314,7 @@ def _kernels() -> Any:
         forward=forward_kernel,
         input_grad=input_grad_kernel,
         pack=pack_kernel,
-        is_interpreted=triton.knobs.runtime.interpret,
+        is_interpreted=knobs.runtime.interpret,
     )
 
 
