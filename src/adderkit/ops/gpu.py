@@ -23,6 +23,8 @@ _POSITIONS = 2**31 - 1024  # the kernels count positions in 32 bits
 _WARPS = 4
 _ROWS = 64  # of packed filters, a program
 _FLAGS = 128  # read at once
+_LARGE = 1 << 27  # operations of a layer: a tenth of ResNet-20's at batch 256, 8 us at the limit of an H200
+_MOST_CONSTANTS = 64
 # Sums in float32 longer than this are made of shorter ones.
 _RUN = 640
 # Terms of such a part; its inputs, which neighbouring taps find again in the first-level cache, are 32 KiB a program.
@@ -43,15 +45,15 @@ class Tile(NamedTuple):
 
 
 FORWARD_TILES = (
-    Tile(512, 16, 144, None, 240),
-    Tile(512, 8, 80, 96, 128),
-    Tile(256, 8, 42, 80, 96),
+    Tile(512, 16, 142, None, 240),
+    Tile(512, 8, 81, 128, 168),
+    Tile(256, 8, 41, 80, 96),
     Tile(128, 8, 36, 80, 80),
 )
 INPUT_GRAD_TILES = (
-    Tile(512, 16, 149, 255),
-    Tile(512, 8, 83, 168),
-    Tile(256, 8, 44, 104),
+    Tile(512, 16, 148, 255),
+    Tile(512, 8, 82, 168),
+    Tile(256, 8, 43, 112),
     Tile(128, 8, 36, 80),
 )
 
@@ -131,6 +133,7 @@ def forward(
         packed, _ = _pack(weight, groups, tile.lanes, filters, channels, is_gradient=False)
         programs = _ceil(pixels, tile.pixels) * _ceil(filters, tile.lanes) * groups
         has_runs = channels * taps > _RUN
+        operations = output.numel() * channels * taps
         kernels.forward[(programs,)](
             input,
             packed,
@@ -155,8 +158,8 @@ def forward(
             VECTOR=vector,
             MASKED=any(padding),
             RUNS=has_runs,
-            X_CHANNEL=_constant(input.stride(1)),
-            Y_CHANNEL=_constant(output.stride(1)),
+            X_CHANNEL=_constant(input.stride(1), operations),
+            Y_CHANNEL=_constant(output.stride(1), operations),
             num_warps=_WARPS,
             num_stages=1,
             enable_fp_fusion=True,
@@ -194,6 +197,7 @@ def input_grad(
     with _current(input.device):
         packed, flags = _pack(weight, groups, tile.lanes, channels, filters, is_gradient=True)
         pixel_blocks = _ceil(pixels, tile.pixels)
+        operations = grad_output.numel() * channels * taps
         programs = pixel_blocks * classes * _ceil(channels, tile.lanes) * groups
         kernels.input_grad[(programs,)](
             grad_output,
@@ -223,8 +227,8 @@ def input_grad(
             UNROLL=unroll,
             VECTOR=vector,
             MASKED=not is_dense,
-            G_CHANNEL=_constant(grad_output.stride(1)),
-            Y_CHANNEL=_constant(grad_input.stride(1)),
+            G_CHANNEL=_constant(grad_output.stride(1), operations),
+            Y_CHANNEL=_constant(grad_input.stride(1), operations),
             FLAGS=_FLAGS,
             FAST=not kernels.is_interpreted,
             num_warps=_WARPS,
@@ -295,9 +299,15 @@ def _without(values: Sequence[int], index: int) -> list[int]:
 _constants: set[int] = set()
 
 
-def _constant(step: int) -> int:
-    """`step` to be compiled into a kernel, or 0: the first 64 steps are, as each costs a second or two of compiling."""
-    if len(_constants) < 64:
+def _constant(step: int, operations: int) -> int:
+    """`step` to be compiled into a kernel, which saves a twentieth of its instructions, or 0.
+
+    Compiling takes seconds, so only layers with work to do get kernels of their own, and of few sizes: images of ever
+    new sizes are served by the general ones.
+    """
+    if step != 1 and operations < _LARGE:
+        return 0
+    if len(_constants) < _MOST_CONSTANTS:
         _constants.add(step)
     return step if step in _constants else 0
 

@@ -83,6 +83,8 @@ def test_groups(device, groups, channels, filters):
 
 @pytest.fixture
 def tile(request, monkeypatch):
+    """One tile alone, and kernels compiled for a layer's strides, as large layers get them."""
+    monkeypatch.setattr(gpu, "_LARGE", 0)
     monkeypatch.setattr(gpu, "FORWARD_TILES", gpu.FORWARD_TILES[request.param : request.param + 1])
     monkeypatch.setattr(gpu, "INPUT_GRAD_TILES", gpu.INPUT_GRAD_TILES[request.param : request.param + 1])
     return request.param
@@ -134,7 +136,8 @@ def test_expanded_tensors(device):
 
 
 def test_layouts_beyond_those_compiled_for(device, monkeypatch):
-    monkeypatch.setattr(gpu, "_constants", set(range(-64, 0)))
+    monkeypatch.setattr(gpu, "_LARGE", 0)
+    monkeypatch.setattr(gpu, "_constants", set(range(-gpu._MOST_CONSTANTS, 0)))
     for change in (lambda t: t, LAYOUTS["channels_last"]):
         x, f, g, expected = case(6, 2, 8, (6, 9), 12, (3, 3), PADDED)
         check(change(x), f, change(g), PADDED, expected, device)
