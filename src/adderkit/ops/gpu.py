@@ -23,7 +23,7 @@ _POSITIONS = 2**31 - 1024  # the kernels count positions in 32 bits
 _WARPS = 4
 _ROWS = 64  # of packed filters, a program
 _FLAGS = 128  # read at once
-_LARGE = 1 << 27  # operations of a layer: a tenth of ResNet-20's at batch 256, 8 us at the limit of an H200
+_LARGE = 1 << 27  # operations of a call, 8 us at the limit of an H200; ResNet-20 has 604 million a layer at batch 256
 _MOST_CONSTANTS = 64
 # Sums in float32 longer than this are made of shorter ones.
 _RUN = 640
@@ -34,7 +34,8 @@ _BLOCK_TERMS = 144
 class Tile(NamedTuple):
     """What one program computes, and the registers that ptxas may use: without a limit it spills where it need not.
 
-    `cost` is the time of one term of the whole tile, in issue slots of a warp (docs/results/kernels).
+    `cost` is the time of one term of the whole tile in issue slots of a warp (docs/results/kernels), a guess where loads
+    fill their path too.
     """
 
     pixels: int
@@ -47,14 +48,14 @@ class Tile(NamedTuple):
 FORWARD_TILES = (
     Tile(512, 16, 142, None, 240),
     Tile(512, 8, 81, 128, 168),
-    Tile(256, 8, 41, 80, 96),
-    Tile(128, 8, 36, 80, 80),
+    Tile(256, 8, 52, 80, 96),
+    Tile(128, 8, 45, 80, 80),
 )
 INPUT_GRAD_TILES = (
     Tile(512, 16, 148, 255),
     Tile(512, 8, 82, 168),
-    Tile(256, 8, 43, 112),
-    Tile(128, 8, 36, 80),
+    Tile(256, 8, 55, 112),
+    Tile(128, 8, 45, 80),
 )
 
 
