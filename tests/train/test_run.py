@@ -139,6 +139,35 @@ def test_interrupted_run_goes_on_to_the_same_end(make_config, tmp_path, display,
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
 
 
+def test_checkpoints_every_few_epochs(make_config, tmp_path, display, stop_after, monkeypatch):
+    """Between them a signal saves all the same, and a death costs the epochs since."""
+    config = make_config(epochs=5, save_every=3, keep_checkpoints=9, method="none")
+    train.train(config, tmp_path / "whole", display=display)
+    saved = sorted(path.name for path in (tmp_path / "whole" / "checkpoints").glob("*.pt"))
+    assert saved == ["epoch-0003-step-000000.pt", "epoch-0005-step-000000.pt"]
+    with pytest.raises(train.Interrupted):
+        stopping = stop_after(0)
+        stopping.epoch = lambda rows: signal.raise_signal(signal.SIGINT) if rows[0]["epoch"] == 2 else None
+        train.train(config, tmp_path / "parts", display=stopping)
+    (name,) = (path.name for path in (tmp_path / "parts" / "checkpoints").glob("*.pt"))
+    assert name == "epoch-0002-step-000000.pt"
+    assert len(metrics(tmp_path / "parts")) == 2
+    with monkeypatch.context() as patched:
+        original = Trainer._train_epoch
+
+        def die(self, *arguments):
+            if self.epoch == 4:
+                raise MemoryError
+            original(self, *arguments)
+
+        patched.setattr(Trainer, "_train_epoch", die)
+        with pytest.raises(MemoryError):
+            train.train(config, tmp_path / "parts", resume=True, display=display)
+    train.train(config, tmp_path / "parts", resume=True, display=display)
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+
+
 def test_ctrl_c_is_left_as_it_was(make_config, tmp_path, display):
     before = signal.getsignal(signal.SIGINT)
     train.train(make_config(epochs=1), tmp_path / "run", display=display)

@@ -49,7 +49,12 @@ class BaseConfig(Options):
         default=False, description="the teacher's forward pass in bfloat16, in the steps that it teaches"
     )
     test_every: int = Field(default=1, ge=1, description="epochs from test to test; the last is always tested")
-    checkpoint_minutes: float = Field(default=5.0, gt=0, description="between checkpoints within an epoch")
+    save_every: int = Field(
+        default=1, ge=1, description="epochs from checkpoint to checkpoint; the last is always saved"
+    )
+    checkpoint_minutes: float = Field(
+        default=5.0, gt=0, description="between checkpoints at the most, within an epoch too"
+    )
     keep_checkpoints: int = Field(default=3, ge=1, description="how many checkpoints stay; a damaged one falls back")
     data: DataConfig = Field(default=DataConfig(), description="The images")
 

@@ -18,7 +18,7 @@ IMPORT_FILE = "imported.json"  # in a folder of imported weights
 _LOCK = ".lock"
 
 # What may differ when a run goes on: no weight depends on it. The images themselves are compared when they are loaded.
-_FREE = {"device", "cuda_graph", "checkpoint_minutes", "keep_checkpoints", "test_every"}
+_FREE = {"device", "cuda_graph", "save_every", "checkpoint_minutes", "keep_checkpoints", "test_every"}
 _FREE_DATA = {"workers", "memory_limit_mb", "root", "train", "test"}
 
 

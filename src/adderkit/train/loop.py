@@ -84,6 +84,7 @@ class Trainer:
         self.teacher = None if teacher is None else Net("teacher", teacher, config, config.teacher_autocast)
         self._is_ahead = is_ahead(device, processes)
         self._ahead: Ahead | None = None
+        self._last_save, self._unsaved_epochs = time.monotonic(), 0
         self._hooks = self._set_up()
 
     def _set_up(self) -> list[Any]:
@@ -130,6 +131,7 @@ class Trainer:
         with stop.listening(), stop.deferred():
             try:
                 self._write_results()  # whatever a crash left there, they are those of this state
+                self._last_save = time.monotonic()
                 step = Step(self.student, self.teacher, self.method, self.config.accumulate, self.processes)
                 done = self.epoch * self.steps + self.step
                 self.display.start(self._title(), self.schedule.epochs, self.steps, done)
@@ -161,6 +163,8 @@ class Trainer:
             self.display.epoch(rows)
             (number,) = self.processes.largest(stop.number or 0)
             if number and self.epoch < self.schedule.epochs:
+                if self._unsaved_epochs:
+                    self._save_all()
                 raise Interrupted(f"after epoch {self.epoch}{self.whose}", number)
 
     def close(self) -> None:
@@ -186,7 +190,7 @@ class Trainer:
     def _train_epoch(self, stop: Stop, step: Step) -> None:
         config, phase = self.config, self.schedule.phase(self.epoch)
         self._set_modes(phase)
-        begin = last_save = time.monotonic()
+        begin = time.monotonic()
         parts = self.data.train.batches(
             config.batch_size, seed=config.seed, epoch=self.epoch, start=self.step, share=self._share
         )
@@ -202,14 +206,12 @@ class Trainer:
             batch = chain([first], islice(parts, config.accumulate - 1))
             del first  # not held while the next one is made
             self._train_step(step, batch, phase)
-            now = time.monotonic()
-            is_due = now - last_save > 60 * config.checkpoint_minutes
-            number, is_due = self.processes.largest(stop.number or 0, is_due)
+            number, is_due = self.processes.largest(stop.number or 0, self._is_time_to_save())
             if number or is_due:
                 self._read()
                 now = time.monotonic()
                 self.seconds += now - begin
-                begin = last_save = now
+                begin = now
                 self._check_finite()
                 self._save_state()
                 if number:
@@ -315,9 +317,19 @@ class Trainer:
             self.record.add(row | {"seconds": self.seconds})
         for net in self.nets:
             net.meter = Meter()
+        self._unsaved_epochs += 1
+        is_last = self.epoch == self.schedule.epochs
+        if is_last or self._unsaved_epochs >= self.config.save_every or self._is_time_to_save():
+            self._save_all()
+        return rows
+
+    def _is_time_to_save(self) -> bool:
+        return time.monotonic() - self._last_save > 60 * self.config.checkpoint_minutes
+
+    def _save_all(self) -> None:
         self._save_state()  # first: a run that goes on from here writes the rest again
         self._write_results()
-        return rows
+        self._unsaved_epochs = 0
 
     def _write_results(self) -> None:
         """Metrics up to this state; within an epoch, the weights of its beginning are gone and those on disk stay."""
@@ -367,6 +379,7 @@ class Trainer:
 
     def _save_state(self) -> None:
         """Writes the state of the run: everything that the steps to come depend on, the same on every process."""
+        self._last_save = time.monotonic()
         if not self.processes.is_first:
             return
         state = {
