@@ -24,7 +24,7 @@ def machine(threads: int) -> dict[str, Any]:
         "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": threads,
-        "kernels": next(backend.name for backend in ops.backends() if backend.active),
+        "kernels": ops.serving(torch.device("cpu")),
         "adderkit_isa": os.environ.get("ADDERKIT_ISA") or "not set",
         "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA") or "not set",
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),

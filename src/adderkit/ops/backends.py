@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+
 from adderkit import native
 from adderkit.ops import gpu
 
@@ -46,3 +48,11 @@ def backends() -> list[Backend]:
     rows.append(Backend("triton", "cuda", not problem, not problem, problem or types))
     why = "serves everything, slowly" if is_only else "serves float64 and devices without a kernel"
     return [*rows, Backend("torch reference", "torch", True, is_only, why)]
+
+
+def serving(device: torch.device) -> str:
+    """The name of what float32 tensors on `device` get."""
+    if device.type == "cpu":
+        return next(row.name for row in backends() if row.active and row.isa != "cuda")
+    has_kernels = device.type == "cuda" and not gpu.problem(device.index or 0)
+    return "triton" if has_kernels else "torch reference"

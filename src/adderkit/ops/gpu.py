@@ -34,8 +34,8 @@ _BLOCK_TERMS = 144
 class Tile(NamedTuple):
     """What one program computes, and the registers that ptxas may use: without a limit it spills where it need not.
 
-    `cost` is the time of one term of the whole tile in issue slots of a warp (docs/results/kernels), a guess where loads
-    fill their path too.
+    `cost` is the time of one term of the whole tile in issue slots of a warp (docs/results/kernels); where loads fill
+    their path too, a fourth more, a guess.
     """
 
     pixels: int

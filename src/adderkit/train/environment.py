@@ -56,12 +56,11 @@ def device_name(device: torch.device) -> str:
 
 def fingerprint(device: torch.device) -> dict[str, str]:
     """What the last bits of a step depend on beside the run's configuration."""
-    kernels = next((backend.name for backend in ops.backends() if backend.active), "none")
     return {
         "torch": str(torch.__version__),
         "adderkit": adderkit.__version__,
         "device": device_name(device),
-        "kernels": kernels,
+        "kernels": ops.serving(device),
         "vectors of torch": torch.backends.cpu.get_cpu_capability(),
         "processes": str(collectives.process_count()),
     }

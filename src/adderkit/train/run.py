@@ -253,7 +253,6 @@ def _summary(config: BaseConfig, data: ImageData, trainer: Trainer, device: torc
     rows = trainer.record.tested("student")
     best = max(rows, key=lambda row: row["test_top1"])
     teacher_rows = trainer.record.tested("teacher")
-    kernels = next((backend.name for backend in ops.backends() if backend.active), None)
     return {
         "method": config.method,
         "dataset": data.name,
@@ -271,7 +270,7 @@ def _summary(config: BaseConfig, data: ImageData, trainer: Trainer, device: torc
         "seconds": round(trainer.seconds, 2),
         "device": environment.device_name(device),
         "processes": trainer.processes.count,
-        "kernels": kernels if device.type == "cpu" else None,
+        "kernels": ops.serving(device),
         "versions": environment.versions(),
         "skipped_images": len(data.skipped),
         "commit": environment.commit(),
