@@ -75,7 +75,10 @@ class AdaptiveLocalRate:
                 # float32 at least: in float16 the norm overflows from 65504 on, the factor with gradients below 3e-6
                 wide = tensor.grad.to(torch.promote_types(tensor.grad.dtype, torch.float32))
                 norm: Tensor = torch.linalg.vector_norm(wide).clamp(min=_SMALLEST_NORM)
-                tensor.grad.copy_(wide * (self.eta * math.sqrt(tensor.numel()) / norm * unit))
+                factor = self.eta * math.sqrt(tensor.numel()) / norm
+                if isinstance(unit, Tensor) or unit != 1:
+                    factor = factor * unit
+                tensor.grad.mul_(factor) if wide is tensor.grad else tensor.grad.copy_(wide * factor)
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
