@@ -264,6 +264,7 @@ def _pack(weight: Tensor, groups: int, lanes: int, wide: int, deep: int, *, is_g
         HALVED=is_gradient,
         num_warps=_WARPS,
         num_stages=1,
+        enable_fp_fusion=True,
     )
     return packed, flags
 
