@@ -129,10 +129,10 @@ def test_every_phase_is_captured_anew(tmp_path, display, ahead, case):
     assert stand_in.captured == stand_in.watched_steps == len(rows) > 1
 
 
-@pytest.mark.parametrize("steps", [1, 9])
+@pytest.mark.parametrize("steps", [1, 6])
 def test_interrupted_run_goes_on_to_the_same_end(tmp_path, display, stop_after, ahead, steps):
     """Whatever is on its way when a signal comes is read and saved; what goes on is captured anew."""
-    config = make_config(epochs=4)
+    config = make_config(epochs=3)
     train.train(config, tmp_path / "plain", display=display)
     stand_in = ahead()
     stopping = stop_after(steps)
@@ -141,14 +141,14 @@ def test_interrupted_run_goes_on_to_the_same_end(tmp_path, display, stop_after, 
     assert steps <= stopping.steps <= steps + BEHIND
     seen = display.steps
     train.train(config, tmp_path / "ahead", resume=True, display=display)
-    assert display.steps - seen + stopping.steps == STEPS * 4
+    assert display.steps - seen + stopping.steps == STEPS * 3
     same_runs(tmp_path)
     assert stand_in.captured >= 1
 
 
 @pytest.mark.parametrize("first", ["plain", "ahead"])
 def test_checkpoints_of_one_kind_are_read_by_the_other(tmp_path, display, stop_after, ahead, monkeypatch, first):
-    config = make_config(epochs=4)
+    config = make_config(epochs=3)
     train.train(config, tmp_path / "whole", display=display)
     for kind in (first, "plain" if first == "ahead" else "ahead"):
         with monkeypatch.context() as patched:
@@ -182,7 +182,7 @@ def poison(monkeypatch, call: int) -> None:
 
 def test_nan_is_named_although_it_is_read_late(tmp_path, display, ahead, monkeypatch):
     """In the third epoch; the checkpoint of the second survives, and the run goes on from it."""
-    config = make_config(epochs=4)
+    config = make_config(epochs=3)
     train.train(config, tmp_path / "plain", display=display)
     stand_in = ahead()
     with monkeypatch.context() as patched:
