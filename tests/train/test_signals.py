@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from adderkit import cli, train
 from adderkit.distill import method_type
@@ -229,8 +230,29 @@ def test_killed_worker_has_its_message_and_the_run_goes_on(pictures, tmp_path, s
     monkeypatch.setattr(run, "make_display", lambda: shown)
     assert cli.main(["train", "--out", str(tmp_path / "run"), *options]) == cli.EXIT_LOST
     errors = capsys.readouterr().err
-    assert errors.startswith("adderkit train: a process that decodes images died (DataLoader worker (pid")
+    assert errors.startswith("adderkit train: a process that decodes images died (")
     assert "take fewer (`data.workers`)" in errors
+    assert cli.main(errors.split("To go on: adderkit ")[1].split()) == 0
+
+
+def test_worker_that_dies_while_it_answers_is_lost_too(pictures, tmp_path, monkeypatch, capsys, display):
+    """The queue then raises before torch's watch does."""
+    options = ["--data.name", "imagefolder", "--data.root", str(pictures), "--data.memory_limit_mb", "0"]
+    options += ["--data.workers", "2", "--epochs", "2", "--batch_size", "4", "--device", "cpu"]
+    monkeypatch.setattr(run, "make_display", lambda: display)
+    get = _MultiProcessingDataLoaderIter._try_get_data
+    calls = []
+
+    def reset(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 9:
+            raise ConnectionResetError(104, "Connection reset by peer")
+        return get(self, *arguments, **options)
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_try_get_data", reset)
+    assert cli.main(["train", "--out", str(tmp_path / "run"), *options]) == cli.EXIT_LOST
+    errors = capsys.readouterr().err
+    assert "a process that decodes images died ([Errno 104] Connection reset by peer)" in errors
     assert cli.main(errors.split("To go on: adderkit ")[1].split()) == 0
 
 

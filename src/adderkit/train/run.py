@@ -66,18 +66,22 @@ def _listening(out: Path, config: BaseConfig, display: Display, processes: Proce
     with stop.listening():
         try:
             return _train_in(out, config, display if processes.is_first else SilentDisplay(), stop, processes, None)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, ConnectionError) as error:
+            # torch raises the first wherever the training stands, so the state may be half done; the second comes where
+            # the worker's answer is read before its death is known.
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
-            # torch raises it wherever the training stands, so the state may be half done.
-            raise LostWorker(
-                f"a process that decodes images died ({str(error).splitlines()[0]}); short of memory, the system kills"
-                " one: take fewer (`data.workers`) or smaller batches, or make /dev/shm larger"
-            ) from None
+            what = str(error).splitlines()[0]
         except KeyboardInterrupt:
             if stop.number is None or stop.is_forced:
                 raise
             raise Interrupted("while there was nothing to save", stop.number) from None
+    # Only here, where nothing holds the failed training any longer: its other workers, which hold the folder's lock
+    # too, are told to end.
+    raise LostWorker(
+        f"a process that decodes images died ({what}); short of memory, the system kills one: take fewer"
+        " (`data.workers`) or smaller batches, or make /dev/shm larger"
+    )
 
 
 def _train_in(
