@@ -11,9 +11,10 @@ by the batch from `nn.batch_norm_of_all`. Buffers must come out the same on ever
 saved; a method that draws random numbers draws the same on each, for all hold one random state: numbers of its
 own for each image come from drawing for the images of all and taking its rows, as `dropout` does.
 
-One GPU: a step is captured as a CUDA graph, once in every phase, and replayed. Python runs in `losses` only until then,
-so what changes from step to step must be tensors on the device: buffers, random numbers drawn there. A method that reads
-a value on the host, draws there, has a buffer on the CPU or `get_extra_state` is noticed, and its steps stay plain.
+One GPU: a step is captured as a CUDA graph, once in every phase, and replayed. Python runs in `losses` only until
+then, so what changes from step to step must be tensors on the device: buffers, random numbers drawn there. A method
+that reads a value on the host, draws there, has a buffer on the CPU or `get_extra_state` is noticed, and its steps stay
+plain.
 """
 
 from __future__ import annotations
