@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import adderkit.ops  # registers the operations
+from adderkit.ops.shared import convolution_weight_grad
 
 OPS = torch.ops.adderkit
 GEOMETRIES = [
@@ -129,6 +130,40 @@ def test_only_wanted_gradients_are_computed():
             output.sum().backward()
         assert not any(absent in name for name in count.names)
         assert any("adder2d_" in name for name in count.names)
+
+
+class OnGpu(torch.Tensor):
+    """A tensor of the processor that says it is on a GPU."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+    is_cuda = True
+
+
+@pytest.fixture
+def precision(request):
+    """Of cuDNN's convolutions; "ieee" for them alone makes it an error to read `cudnn.allow_tf32`."""
+    before, torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.conv.fp32_precision, request.param
+    yield request.param
+    torch.backends.cudnn.conv.fp32_precision = before
+
+
+@pytest.mark.parametrize("precision", ["tf32", "ieee"], indirect=True)
+def test_a_gpu_computes_the_filter_gradient_by_cudnn_without_tf32(monkeypatch, precision):
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(cudnn, "deterministic", True)
+    seen = []
+
+    class Look(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten.convolution_backward.default:
+                seen.append((cudnn.enabled, cudnn.deterministic, cudnn.conv.fp32_precision))
+            return func(*args, **(kwargs or {}))
+
+    x, f, g = draw(0, 2, 3, 6, 6), draw(1, 4, 3, 3, 3), draw(2, 2, 4, 4, 4)
+    with Look():
+        convolution_weight_grad(g, x.as_subclass(OnGpu), f, (1, 1), (0, 0), (1, 1), 1)
+    assert seen == [(True, True, "ieee")]
+    assert cudnn.conv.fp32_precision == precision
 
 
 def test_double_backward_is_refused():

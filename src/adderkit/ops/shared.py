@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn
 
 import torch
@@ -71,11 +71,29 @@ def convolution_weight_grad(
     is_transposed = output_padding is not None
     extra = output_padding if is_transposed else [0] * len(stride)
     geometry = (stride, padding, dilation, is_transposed, extra, groups)
-    # TF32 would leave 10 bits of a float32 gradient; setting the flag costs 20 us, which the processor need not pay.
-    with torch.backends.cudnn.flags(allow_tf32=False) if input.is_cuda else nullcontext():
+    with _without_tf32() if input.is_cuda else nullcontext():
         return torch.ops.aten.convolution_backward.default(
             grad_output, input, weight, None, *geometry, [False, True, False]
         )[1]
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """TF32 would leave 10 bits of a float32 gradient.
+
+    By the setting of convolutions alone: `cudnn.flags` would switch all of cuDNN off unless told not to, and
+    `cudnn.allow_tf32` fails where the user has set the precision of convolutions and not that of recurrent layers.
+    """
+    convolutions = torch.backends.cudnn.conv
+    before = convolutions.fp32_precision
+    if before != "tf32":
+        yield
+        return
+    convolutions.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before
 
 
 def no_forward_mode(name: str, input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
