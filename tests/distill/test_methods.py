@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -199,6 +201,22 @@ def test_pkkd_head_start_shifts_the_teacher():
             assert sum(phase.epochs for phase in phases if getattr(phase, wanted)) == 8
         assert phases[0].trains_teacher and phases[-1].trains_student
         assert all(phase.epochs for phase in phases)
+
+
+def test_pkkd_mid_ends_after_its_share(batch, student_net):
+    for ahead in (0, 2, 6, 8):
+        for share, epochs in ((0.0, 0), (0.25, 2), (0.5, 4), (1.0, 8)):
+            phases = pkkd_with(head_start=ahead, mid_share=share).phases(8)
+            assert sum(phase.epochs for phase in phases) == 8 + ahead
+            trained = [phase for phase in phases if phase.trains_student]
+            with_mid = [not phase.name.endswith("without L_mid") for phase in trained]
+            assert with_mid == sorted(with_mid, reverse=True)
+            assert sum(p.epochs for p, matched in zip(trained, with_mid, strict=True) if matched) == epochs
+            assert len({phase.name for phase in phases}) == len(phases)
+    method = make_pkkd(batch, student_net, mid_share=0.5)
+    first, second = method.phases(8)
+    assert list(method.losses(replace(batch, phase=first))) == ["ce", "soft", "mid"]
+    assert list(method.losses(replace(batch, phase=second))) == ["ce", "soft"]
 
 
 def test_pkkd_head_start_that_can_not_be():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import torch
@@ -20,6 +21,9 @@ from adderkit.options import Options
 
 # Exponent's sign for (adder student, convolution): which of the two kernels rises with the raw output.
 _SIGNS = {"mixed": (1.0, -1.0), "rising": (1.0, 1.0), "literal": (-1.0, -1.0)}
+
+
+_UNMATCHED = ", without L_mid"  # how the names of phases without it end
 
 
 class PKKDOptions(Options):
@@ -54,9 +58,20 @@ class PKKDOptions(Options):
     beta: float = Field(
         default=1.0, ge=0, description="weight of L_mid, the sum over taps of the mean squared difference"
     )
+    mid_share: float = Field(
+        default=1.0, ge=0, le=1, description="share of the student's epochs, from the first, that L_mid counts in"
+    )
     taps: Literal["stages", "operators"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         default="stages", description="the last operator of each stage | every twin operator | module paths"
     )
+
+
+def _phase_name(start: int, ahead: int, epochs: int, matched: int) -> str:
+    """Of the phase that begins with an epoch; `matched` is the first one without L_mid."""
+    if start < ahead:
+        return "teacher alone"
+    name = "train" if ahead == 0 else "together" if start < epochs else "teacher done"
+    return name if start < matched else name + _UNMATCHED
 
 
 class _Branch(nn.Module):
@@ -100,8 +115,8 @@ class PKKD(Method):
     Source: Xu et al., Kernel Based Progressive Distillation for Adder Neural Networks, NeurIPS 2020, Algorithm 1;
     supplementary, Theorem 1.
     Differs: the student's kernel and its sign, where sigma comes from, rho on the student's side only, L_mid at unit
-    variance of the teacher's features, alpha, beta and the taps are reconstruction; each is an option. rho on both
-    sides without the unit variance admits the collapse rho = 0; the variance keeps that from paying.
+    variance of the teacher's features, alpha, beta, when L_mid ends and the taps are reconstruction; each is an option.
+    rho on both sides without the unit variance admits the collapse rho = 0; the variance keeps that from paying.
     """
 
     Options = PKKDOptions
@@ -112,7 +127,7 @@ class PKKD(Method):
         return TeacherNeed.PROGRESSIVE if self.options.progressive else TeacherNeed.FIXED
 
     def phases(self, epochs: int) -> tuple[Phase, ...]:
-        """Both nets are trained for `epochs`; the teacher is `head_start` ahead.
+        """Both nets are trained for `epochs`; the teacher is `head_start` ahead, and L_mid ends after `mid_share`.
 
         Raises:
             ValueError: `head_start` is longer than the training, or there is no progressive teacher.
@@ -122,12 +137,12 @@ class PKKD(Method):
             raise ValueError(f"`pkkd.head_start` (={ahead}) needs a progressive teacher: a fixed one is all ahead")
         if ahead > epochs:
             raise ValueError(f"`pkkd.head_start` (={ahead}) must be <= `epochs` (={epochs})")
-        phases = (
-            Phase("teacher alone", ahead, trains_student=False),
-            Phase("together", epochs - ahead),
-            Phase("teacher done", ahead, trains_teacher=False),
+        matched = ahead + round(self.options.mid_share * epochs)
+        marks = sorted({0, ahead, matched, epochs, ahead + epochs})
+        return tuple(
+            Phase(_phase_name(start, ahead, epochs, matched), end - start, start >= ahead, start < epochs)
+            for start, end in pairwise(marks)
         )
-        return tuple(phase for phase in phases if phase.epochs) if ahead else super().phases(epochs)
 
     def tap_pairs(self, student: nn.Module, teacher: nn.Module | None) -> TapPairs:
         taps = self.options.taps
@@ -171,11 +186,13 @@ class PKKD(Method):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         logits = batch.student.logits
-        return {
+        terms = {
             "ce": F.cross_entropy(logits, batch.labels),
             "soft": self.options.alpha * F.cross_entropy(logits, batch.taught.logits.softmax(dim=1)),
-            "mid": self.options.beta * self._mid(batch),
         }
+        if not batch.phase.name.endswith(_UNMATCHED):
+            terms["mid"] = self.options.beta * self._mid(batch)
+        return terms
 
     def _mid(self, batch: Batch) -> Tensor:
         branches = zip(self._pairs(batch), self.student_branches, self.teacher_branches, strict=True)
