@@ -70,3 +70,10 @@ def test_the_processor_goes_on_without_triton():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_the_reason_is_given():
     assert gpu.problem() in ("no CUDA device", "the kernels are for NVIDIA GPUs")
+
+
+def test_steps_that_lanes_would_take_out_of_32_bits_are_not_compiled_in(monkeypatch):
+    monkeypatch.setattr(gpu, "_constants", set())
+    most = max(tile.lanes for tile in (*gpu.FORWARD_TILES, *gpu.INPUT_GRAD_TILES))
+    for step in (1, 32 * 32, 2**25, 2**27, 12_000 * 12_000, 2**31):
+        assert gpu._constant(step, 1 << 40) == (step if step * most < 2**31 else 0)

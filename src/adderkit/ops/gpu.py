@@ -25,6 +25,7 @@ _ROWS = 64  # of packed filters, a program
 _FLAGS = 128  # read at once
 _LARGE = 1 << 27  # operations of a call, 8 us at the limit of an H200; ResNet-20 has 604 million a layer at batch 256
 _MOST_CONSTANTS = 64
+_LARGEST_CONSTANT = 1 << 26  # the kernels multiply it by their lanes, 16 at the most, in 32 bits
 # Sums in float32 longer than this are made of shorter ones.
 _RUN = 640
 # Terms of such a part; its inputs, which neighbouring taps find again in the first-level cache, are 32 KiB a program.
@@ -307,7 +308,7 @@ def _constant(step: int, operations: int) -> int:
     Compiling takes seconds, so only layers with work to do get kernels of their own, and of few sizes: images of ever
     new sizes are served by the general ones.
     """
-    if step != 1 and operations < _LARGE:
+    if step > _LARGEST_CONSTANT or (step != 1 and operations < _LARGE):
         return 0
     if len(_constants) < _MOST_CONSTANTS:
         _constants.add(step)
