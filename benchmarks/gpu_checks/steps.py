@@ -34,7 +34,7 @@ def noise(config: DataConfig) -> RawData:
 
 
 class _Clock(SilentDisplay):
-    """Notes the time at the end of every epoch, when a checkpoint was written and so all of it is done."""
+    """Notes the time at the end of every epoch, when its weights were looked at and so all of it is done."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -56,7 +56,13 @@ def measure(device: torch.device, steps: int, **options: Any) -> dict[str, Any]:
         options: keys of the run: `method`, `student`, `batch_size`, `cuda_graph` ...
     """
     config = train.config_type()(
-        epochs=3, test_every=3, device=device.type, checkpoint_minutes=60, data={"name": "noise"}, **options
+        epochs=3,
+        test_every=3,
+        save_every=3,
+        checkpoint_minutes=60,
+        device=device.type,
+        data={"name": "noise"},
+        **options,
     )
     _images[0] = steps * config.batch_size
     if device.type == "cuda":
