@@ -77,6 +77,7 @@ def _machine(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "triton": version,
+        "float32 convolutions": torch.backends.cudnn.conv.fp32_precision,  # torch's default is "tf32"
         "limit": operations_limit(device),
     }
 
