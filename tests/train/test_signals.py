@@ -256,6 +256,15 @@ def test_worker_that_dies_while_it_answers_is_lost_too(pictures, tmp_path, monke
     assert cli.main(errors.split("To go on: adderkit ")[1].split()) == 0
 
 
+def test_closed_pipe_of_a_display_is_no_lost_worker(tmp_path, display, monkeypatch):
+    def start(*arguments):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(display, "start", start)
+    with pytest.raises(BrokenPipeError):
+        train.train(make_config(), tmp_path / "run", display=display)
+
+
 def test_closed_pipe_does_not_end_a_training(tmp_path):
     """`adderkit train ... 2>&1 | head -1`."""
     command = [sys.executable, "-m", "adderkit", "train", "--out", str(tmp_path / "run"), *OPTIONS]
