@@ -7,8 +7,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from adderkit import native, ops
+from adderkit.ops import gpu
 
 SCRIPT = """
 import warnings
@@ -43,6 +45,17 @@ def test_switched_off_the_reference_serves_and_says_so_once():
     assert messages.count("adder2d runs in plain torch") == 1
     assert "ADDERKIT_NATIVE=off; unset it" in messages
     assert active == "['torch reference']"
+
+
+def test_what_serves_the_processor_is_known_without_a_look_at_the_gpu(monkeypatch):
+    """Which would begin a CUDA context there."""
+    names = [row.name for row in ops.backends() if row.active and row.isa != "cuda"]
+
+    def look(device=0):
+        raise AssertionError("looked at")
+
+    monkeypatch.setattr(gpu, "problem", look)
+    assert [ops.serving(torch.device("cpu"))] == names
 
 
 @pytest.mark.skipif(native.library() is None, reason=f"no native library: {native.reason()}")

@@ -30,6 +30,14 @@ def backends() -> list[Backend]:
     Raises:
         ValueError: where `ADDERKIT_ISA` names a path that is unknown or cannot run here.
     """
+    rows = _for_processor()
+    problem = gpu.problem()
+    types = "serves float32, bfloat16 and float16 on the GPU; the reference: float64, 2^31 positions or more"
+    rows.insert(-1, Backend("triton", "cuda", not problem, not problem, problem or types))
+    return rows
+
+
+def _for_processor() -> list[Backend]:
     rows = [
         Backend(
             f"native {isa.name}",
@@ -43,9 +51,6 @@ def backends() -> list[Backend]:
     if not rows:
         rows = [Backend("native", "", False, False, native.reason())]
     is_only = not rows[0].available and len(rows) == 1
-    problem = gpu.problem()
-    types = "serves float32, bfloat16 and float16 on the GPU; the reference: float64, 2^31 positions or more"
-    rows.append(Backend("triton", "cuda", not problem, not problem, problem or types))
     why = "serves everything, slowly" if is_only else "serves float64 and devices without a kernel"
     return [*rows, Backend("torch reference", "torch", True, is_only, why)]
 
@@ -53,6 +58,6 @@ def backends() -> list[Backend]:
 def serving(device: torch.device) -> str:
     """The name of what float32 tensors on `device` get."""
     if device.type == "cpu":
-        return next(row.name for row in backends() if row.active and row.isa != "cuda")
+        return next(row.name for row in _for_processor() if row.active)
     has_kernels = device.type == "cuda" and not gpu.problem(device.index or 0)
     return "triton" if has_kernels else "torch reference"
