@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import random
 import re
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
@@ -18,7 +20,7 @@ from test_run import assert_same, metrics, weights
 
 from adderkit import train
 from adderkit.distill import Batch, method_type
-from adderkit.train import loop
+from adderkit.train import graph, loop
 from adderkit.train.ahead import BEHIND, is_ahead, recorder_for
 from adderkit.train.checkpoint import load_state
 from adderkit.train.config import BaseConfig, config_type
@@ -344,6 +346,24 @@ def test_random_numbers_go_on_after_a_capture_that_broke_off(recorder):
     with pytest.raises(ZeroDivisionError):
         recorder.capture(lambda: 1 / 0)
     assert generator.states == ["fresh"]
+
+
+def test_a_graph_whose_capture_broke_off_stays(recorder, monkeypatch):
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    class Graph:
+        def __init__(self) -> None:
+            alive.add(self)
+
+        def replay(self) -> None: ...
+
+    monkeypatch.setattr(graph, "_broken", [])
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    recorder.capture(lambda: None)
+    with pytest.raises(ZeroDivisionError):
+        recorder.capture(lambda: 1 / 0)
+    gc.collect()
+    assert len(alive) == 1
 
 
 def test_who_runs_ahead():

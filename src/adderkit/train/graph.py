@@ -17,6 +17,8 @@ from adderkit.train.step import Step, Sums
 # Plain steps of a phase before its capture: kernels are compiled, momentum begins, libraries take their workspaces.
 PLAIN_STEPS = 3
 
+_broken: list[torch.cuda.CUDAGraph] = []
+
 T = TypeVar("T")
 Batch = Iterable[tuple[Tensor, Tensor]]
 
@@ -88,6 +90,8 @@ class CudaRecorder:
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 work()
         except BaseException:
+            # torch's allocator goes on asking it which streams are its own, also when the next capture allocates.
+            _broken.append(graph)
             # A capture that breaks leaves the generator waiting for its end, and the next number drawn would fail.
             generator = torch.cuda.default_generators[self._stream.device.index]
             generator.graphsafe_set_state(generator.clone_state())
