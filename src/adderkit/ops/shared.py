@@ -84,7 +84,7 @@ def _without_tf32() -> Iterator[None]:
     By the setting of convolutions alone: `cudnn.flags` would switch all of cuDNN off unless told not to, and
     `cudnn.allow_tf32` fails where the user has set the precision of convolutions and not that of recurrent layers.
     """
-    convolutions = torch.backends.cudnn.conv
+    convolutions = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
     before = convolutions.fp32_precision
     if before != "tf32":
         yield
