@@ -92,8 +92,10 @@ def short_turns(contestants: Mapping[str, Callable[[], object]], rounds: int) ->
             start = time.perf_counter()
             while time.perf_counter() - start < _WARM_UP:
                 call()
-            times = [_seconds(call)]
-            while sum(times) < _TURN or len(times) < 3:
+            times: list[float] = []
+            total = 0.0
+            while total < _TURN or len(times) < 3:
                 times.append(_seconds(call))
+                total += times[-1]
             seconds[name].append(spread(times).median)
     return seconds
