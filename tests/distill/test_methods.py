@@ -171,6 +171,28 @@ def test_pkkd_rho_on_both_sides_cannot_collapse(batch, student_net):
     assert method.losses(batch)["mid"].item() == pytest.approx(2.0, abs=0.02)
 
 
+def test_pkkd_without_rho_compares_channel_by_channel(batch):
+    widths = {path: tap.shape[1] for path, tap in batch.teacher.taps.items()}
+    student = nn.ModuleDict({path: Adder2d(1, width, 1) for path, width in widths.items()})
+    generator = torch.Generator().manual_seed(1)
+    taps = {path: torch.randn(tap.shape, generator=generator) * 9 - 50 for path, tap in batch.teacher.taps.items()}
+    batch = replace(batch, student=NetOutput(batch.student.logits, taps))
+    method = make_pkkd(batch, student, rho="none", signs="rising", sigma_a=1.5, sigma_c=0.9, beta=1.0)
+    expected = sum(
+        (
+            (per_channel(np.exp(standardise(array(y)) / 1.5)) - per_channel(np.exp(standardise(array(o)) / 1.62))) ** 2
+        ).mean()
+        for y, o in zip(taps.values(), batch.teacher.taps.values(), strict=True)
+    )
+    assert method.losses(batch)["mid"].item() == pytest.approx(expected, rel=1e-3)
+    assert method.parameter_groups() == []
+
+
+def test_pkkd_without_rho_needs_equal_widths(batch, student_net):
+    with pytest.raises(ValueError, match=r"`pkkd.rho` \(=none\) compares channels one by one, but `a` has 4"):
+        make_pkkd(batch, student_net, rho="none")
+
+
 def test_pkkd_learned_sigma_has_its_own_slow_group(batch, student_net):
     method = make_pkkd(batch, student_net, sigma="learned")
     maps, widths = method.parameter_groups()

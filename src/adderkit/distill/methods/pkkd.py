@@ -48,8 +48,9 @@ class PKKDOptions(Options):
     scale: Literal["layer", "channel"] = Field(
         default="layer", description="mean and deviation of raw outputs: one of each per layer | per channel"
     )
-    rho: Literal["student", "both"] = Field(
-        default="student", description="nets that have a learned 1x1 map after the kernel"
+    rho: Literal["none", "student", "both"] = Field(
+        default="student",
+        description="nets that have a learned 1x1 map after the kernel; none: channels are compared one by one",
     )
     normalise: bool = Field(
         default=True, description="compare with the teacher's features at unit variance per channel"
@@ -115,8 +116,9 @@ class PKKD(Method):
     Source: Xu et al., Kernel Based Progressive Distillation for Adder Neural Networks, NeurIPS 2020, Algorithm 1;
     supplementary, Theorem 1.
     Differs: the student's kernel and its sign, where sigma comes from, rho on the student's side only, L_mid at unit
-    variance of the teacher's features, alpha, beta, when L_mid ends and the taps are reconstruction; each is an option.
-    rho on both sides without the unit variance admits the collapse rho = 0; the variance keeps that from paying.
+    variance of the teacher's features (and of the student's, without rho), alpha, beta, when L_mid ends and the taps
+    are reconstruction; each is an option. rho on both sides without the unit variance admits the collapse rho = 0; the
+    variance keeps that from paying.
     """
 
     Options = PKKDOptions
@@ -166,7 +168,13 @@ class PKKD(Method):
             is_adder = isinstance(modules[path], AdderLayer)
             width = self.options.sigma_a if is_adder else self.options.sigma_c
             branch = _Branch(self.options, width, is_adder, output.shape[1], device)
-            branch.rho = nn.Conv2d(output.shape[1], target.shape[1], 1, device=device)
+            if self.options.rho != "none":
+                branch.rho = nn.Conv2d(output.shape[1], target.shape[1], 1, device=device)
+            elif output.shape[1] != target.shape[1]:
+                raise ValueError(
+                    f"`pkkd.rho` (=none) compares channels one by one, but `{path}` has {output.shape[1]} and its pair"
+                    f" in the teacher {target.shape[1]}: take student or both"
+                )
             self.student_branches.append(branch)
             branch = _Branch(self.options, self.options.sigma_c, False, target.shape[1], device)
             if self.options.rho == "both":
@@ -179,7 +187,7 @@ class PKKD(Method):
         # A sigma at the nets' rate of 0.1 diverged within two epochs: its logarithm moves at a hundredth of it.
         widths = [parameter for name, parameter in named.items() if name.endswith("log_sigma")]
         maps = [parameter for name, parameter in named.items() if not name.endswith("log_sigma")]
-        groups: list[dict[str, Any]] = [{"params": maps}]
+        groups: list[dict[str, Any]] = [{"params": maps}] if maps else []
         if widths:
             groups.append({"params": widths, "lr_scale": 0.01, "weight_decay": 0.0})
         return groups
@@ -198,13 +206,18 @@ class PKKD(Method):
         branches = zip(self._pairs(batch), self.student_branches, self.teacher_branches, strict=True)
         return torch.stack(
             [
-                F.mse_loss(student_branch(output), self._normalised(teacher_branch(target)))
+                F.mse_loss(self._unmapped(student_branch(output)), self._normalised(teacher_branch(target)))
                 for (_, output, target), student_branch, teacher_branch in branches
             ]
         ).sum()
 
     def _normalised(self, features: Tensor) -> Tensor:
         return batch_norm_of_all(features, eps=1e-12) if self.options.normalise else features
+
+    def _unmapped(self, features: Tensor) -> Tensor:
+        """Without a map of its own that could bring them there, the student's features are normalised too."""
+        is_unmapped = self.options.rho == "none" and self.options.normalise
+        return batch_norm_of_all(features) if is_unmapped else features
 
     @staticmethod
     def _pairs(batch: Batch):
