@@ -54,7 +54,8 @@ def draw_features(nets: dict[str, Network], images: torch.Tensor, options: Any, 
     axes = figure.subplots(len(stages["student"]), 2, squeeze=False)
     for name, taps in stages.items():
         for row, (tap, output) in enumerate(taps.items()):
-            unit = (output - output.mean()) / output.std()
+            dims = (0, 2, 3) if options.scale == "channel" else (0, 1, 2, 3)
+            unit = (output - output.mean(dims, keepdim=True)) / output.std(dims, keepdim=True)
             sign = SIGNS[options.signs][name == "teacher"]
             width = options.sigma_a if name == "student" else options.sigma_c
             kernel = (adder_kernel if name == "student" else convolution_kernel)(unit, width, sign)
