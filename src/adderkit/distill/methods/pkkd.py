@@ -56,6 +56,9 @@ class PKKDOptions(Options):
         default=True, description="compare with the teacher's features at unit variance per channel"
     )
     alpha: float = Field(default=1.0, ge=0, description="weight of the cross entropy with the teacher's soft labels")
+    temperature: float = Field(
+        default=1.0, gt=0, description="divides the logits of both nets in that term, which is multiplied by its square"
+    )
     beta: float = Field(
         default=1.0, ge=0, description="weight of L_mid, the sum over taps of the mean squared difference"
     )
@@ -116,9 +119,9 @@ class PKKD(Method):
     Source: Xu et al., Kernel Based Progressive Distillation for Adder Neural Networks, NeurIPS 2020, Algorithm 1;
     supplementary, Theorem 1.
     Differs: the student's kernel and its sign, where sigma comes from, rho on the student's side only, L_mid at unit
-    variance of the teacher's features (and of the student's, without rho), alpha, beta, when L_mid ends and the taps
-    are reconstruction; each is an option. rho on both sides without the unit variance admits the collapse rho = 0; the
-    variance keeps that from paying.
+    variance of the teacher's features (and of the student's, without rho), alpha, the temperature, beta, when L_mid
+    ends and the taps are reconstruction; each is an option. rho on both sides without the unit variance admits the
+    collapse rho = 0; the variance keeps that from paying.
     """
 
     Options = PKKDOptions
@@ -196,11 +199,15 @@ class PKKD(Method):
         logits = batch.student.logits
         terms = {
             "ce": F.cross_entropy(logits, batch.labels),
-            "soft": self.options.alpha * F.cross_entropy(logits, batch.taught.logits.softmax(dim=1)),
+            "soft": self.options.alpha * self._soft(batch),
         }
         if not batch.phase.name.endswith(_UNMATCHED):
             terms["mid"] = self.options.beta * self._mid(batch)
         return terms
+
+    def _soft(self, batch: Batch) -> Tensor:
+        heat = self.options.temperature
+        return heat**2 * F.cross_entropy(batch.student.logits / heat, (batch.taught.logits / heat).softmax(dim=1))
 
     def _mid(self, batch: Batch) -> Tensor:
         branches = zip(self._pairs(batch), self.student_branches, self.teacher_branches, strict=True)
