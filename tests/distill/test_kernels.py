@@ -28,6 +28,24 @@ def test_exponents_are_limited():
             assert sorted(kernel(far, 1.0, sign).tolist()) == [0.0, np.float32(np.exp(10.0))]
 
 
+def test_gradients_of_kernels_end_at_the_limit():
+    rng = np.random.default_rng(0)
+    output, weight = rng.normal(0, 6, (3, 4, 5, 5)), rng.normal(0, 1, (3, 4, 5, 5))
+    for sigma in (np.array(0.9), rng.uniform(0.5, 2, (4, 1, 1))):  # of the layer, of each channel
+        raw, width = torch.from_numpy(output).requires_grad_(), torch.from_numpy(sigma).requires_grad_()
+        for kernel, factor, slope in (
+            (adder_kernel, 1 / sigma, -1 / sigma**2),
+            (convolution_kernel, -1 / (2 * sigma**2), 1 / sigma**3),
+        ):
+            value = np.exp(np.minimum(output * factor, 10))
+            inner = weight * value * (output * factor < 10)
+            of_sigma = (inner * output).sum((0, 2, 3), keepdims=True)[0] if sigma.shape else (inner * output).sum()
+            found = torch.autograd.grad((kernel(raw, width) * torch.from_numpy(weight)).sum(), (raw, width))
+            assert (output * factor > 10).any()
+            np.testing.assert_allclose(found[0].numpy(), inner * factor, rtol=1e-10)
+            np.testing.assert_allclose(found[1].numpy(), of_sigma * slope, rtol=1e-10)
+
+
 def test_running_scale_follows_the_data():
     rng = np.random.default_rng(0)
     first, second = rng.normal(-300, 20, (4, 3, 5, 5)), rng.normal(-280, 30, (4, 3, 5, 5))

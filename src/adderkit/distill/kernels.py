@@ -8,6 +8,7 @@ changes a constant factor, which the linear map behind the kernel absorbs.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from adderkit import collectives
 
 # exp(10) = 22,026 is already far outside what a linear map can use; beyond it one outlier would own the whole loss.
 LIMIT = 10.0
+
+_LARGEST = math.exp(LIMIT)
 
 
 class RunningScale(nn.Module):
@@ -68,12 +71,39 @@ class RunningScale(nn.Module):
         self.batches.add_(1)
 
 
+class _LimitedExponential(torch.autograd.Function):
+    """`exp(min(factor * output, LIMIT))` in one new tensor.
+
+    As `torch.exp` of `torch.clamp` it was a quarter of a training step with every operator tapped: four tensors each
+    way, and exp takes three times as long as exp2 on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, factor: Tensor) -> Tensor:
+        value = (output * (factor * math.log2(math.e))).exp2_().clamp_(max=_LARGEST)
+        ctx.save_for_backward(output, factor, value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        output, factor, value = ctx.saved_tensors
+        slope = (grads[0] * value).masked_fill_(value >= _LARGEST, 0.0)
+        of_factor = (slope * output).sum_to_size(factor.shape) if ctx.needs_input_grad[1] else None
+        return slope.mul_(factor) if ctx.needs_input_grad[0] else None, of_factor
+
+
+def _limited_exponential(output: Tensor, factor: Tensor | float) -> Tensor:
+    if not isinstance(factor, Tensor):
+        factor = torch.tensor(factor, dtype=output.dtype, device=output.device)
+    return _LimitedExponential.apply(output, factor)  # type: ignore[no-any-return]
+
+
 def convolution_kernel(output: Tensor, sigma: Tensor | float, sign: float = -1.0) -> Tensor:
     """`exp(sign o / (2 sigma^2))`, elementwise, with the exponent limited to 10.
 
     Source: PKKD supplementary, Theorem 1 (the left side of Eq. 7, sign -1).
     """
-    return torch.exp((output * (sign / (2 * sigma**2))).clamp(max=LIMIT))
+    return _limited_exponential(output, sign / (2 * sigma**2))
 
 
 def adder_kernel(output: Tensor, sigma: Tensor | float, sign: float = 1.0) -> Tensor:
@@ -82,4 +112,4 @@ def adder_kernel(output: Tensor, sigma: Tensor | float, sign: float = 1.0) -> Te
     y = -||x - f||_1, so sign +1 is the Laplace kernel of patch and filter: it rises with their similarity.
     [reconstruction: the main paper's Eq. 7 is known second hand only]
     """
-    return torch.exp((output * (sign / sigma)).clamp(max=LIMIT))
+    return _limited_exponential(output, sign / sigma)
