@@ -78,6 +78,15 @@ def _phase_name(start: int, ahead: int, epochs: int, matched: int) -> str:
     return name if start < matched else name + _UNMATCHED
 
 
+def _mean_square(difference: Tensor) -> Tensor:
+    """Of (N, C, H, W), and so that its gradient has the strides of `difference`.
+
+    Those of `F.mse_loss` and of a mean over all are contiguous, and on two orders the backward pass of BatchNorm takes
+    eight times as long: 19 ms instead of 2.5 for 128 images of 16 channels at 32x32.
+    """
+    return difference.square().sum((2, 3)).mean() / difference[0, 0].numel()
+
+
 class _Branch(nn.Module):
     """What one net's tap goes through: scale, kernel, 1x1 map. Dropped after training."""
 
@@ -213,7 +222,7 @@ class PKKD(Method):
         branches = zip(self._pairs(batch), self.student_branches, self.teacher_branches, strict=True)
         return torch.stack(
             [
-                F.mse_loss(self._unmapped(student_branch(output)), self._normalised(teacher_branch(target)))
+                _mean_square(self._unmapped(student_branch(output)) - self._normalised(teacher_branch(target)))
                 for (_, output, target), student_branch, teacher_branch in branches
             ]
         ).sum()
