@@ -155,9 +155,10 @@ def test_pkkd_convolutional_student_has_the_teachers_kernel(batch):
 
 @pytest.mark.parametrize("heat", [1.0, 4.0])
 def test_pkkd_blended_loss(batch, student_net, heat):
-    losses = make_pkkd(batch, student_net, alpha=0.7, temperature=heat).losses(batch)
+    losses = make_pkkd(batch, student_net, label_weight=0.3, alpha=0.7, temperature=heat).losses(batch)
     student, teacher = array(batch.student.logits), array(batch.teacher.logits)
-    assert losses["ce"].item() == pytest.approx(cross_entropy(student, one_hot(array(batch.labels), 5)), rel=1e-5)
+    hard = cross_entropy(student, one_hot(array(batch.labels), 5))
+    assert losses["ce"].item() == pytest.approx(0.3 * hard, rel=1e-5)
     soft = heat**2 * cross_entropy(student / heat, softmax(teacher / heat))
     assert losses["soft"].item() == pytest.approx(0.7 * soft, rel=1e-5)
 

@@ -55,6 +55,7 @@ class PKKDOptions(Options):
     normalise: bool = Field(
         default=True, description="compare with the teacher's features at unit variance per channel"
     )
+    label_weight: float = Field(default=1.0, ge=0, description="weight of the cross entropy with the labels")
     alpha: float = Field(default=1.0, ge=0, description="weight of the cross entropy with the teacher's soft labels")
     temperature: float = Field(
         default=1.0, gt=0, description="divides the logits of both nets in that term, which is multiplied by its square"
@@ -119,6 +120,9 @@ class _Branch(nn.Module):
 class PKKD(Method):
     """`L = CE(student, labels) + alpha CE(student, softmax(teacher)) + beta sum_m MSE(rho(k_a(y_m)), rho(k_c(o_m)))`.
 
+    `label_weight` multiplies the first term. Adder filters move by a rate of their own, whatever a loss is multiplied
+    by; other weights do not, so rather than raise `alpha` far above 1, lower the labels' weight.
+
     y_m and o_m are the raw outputs of the m-th tapped operator of student and teacher, before normalisation and
     activation. The adder net's kernel is `exp(y / sigma_a)`, the CNN's `exp(-o / (2 sigma_c^2))`; a convolutional
     student has the CNN's. Raw outputs are centred first and measured in running deviations, of the layer or of each
@@ -128,7 +132,7 @@ class PKKD(Method):
     Source: Xu et al., Kernel Based Progressive Distillation for Adder Neural Networks, NeurIPS 2020, Algorithm 1;
     supplementary, Theorem 1.
     Differs: the student's kernel and its sign, where sigma comes from, rho on the student's side only, L_mid at unit
-    variance of the teacher's features (and of the student's, without rho), alpha, the temperature, beta, when L_mid
+    variance of the teacher's features (and of the student's, without rho), the weights, the temperature, when L_mid
     ends and the taps are reconstruction; each is an option. rho on both sides without the unit variance admits the
     collapse rho = 0; the variance keeps that from paying.
     """
@@ -207,7 +211,7 @@ class PKKD(Method):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         logits = batch.student.logits
         terms = {
-            "ce": F.cross_entropy(logits, batch.labels),
+            "ce": self.options.label_weight * F.cross_entropy(logits, batch.labels),
             "soft": self.options.alpha * self._soft(batch),
         }
         if not batch.phase.name.endswith(_UNMATCHED):
