@@ -220,7 +220,7 @@ def pkkd_with(**options):
 def test_pkkd_head_start_shifts_the_teacher():
     """Both nets are trained for all epochs, whatever the head start."""
     for ahead in (0, 3, 8):
-        phases = pkkd_with(head_start=ahead).phases(8)
+        phases = pkkd_with(head_start=ahead / 8).phases(8)
         assert sum(phase.epochs for phase in phases) == 8 + ahead
         for wanted in ("trains_student", "trains_teacher"):
             assert sum(phase.epochs for phase in phases if getattr(phase, wanted)) == 8
@@ -231,7 +231,7 @@ def test_pkkd_head_start_shifts_the_teacher():
 def test_pkkd_mid_ends_after_its_share(batch, student_net):
     for ahead in (0, 2, 6, 8):
         for share, epochs in ((0.0, 0), (0.25, 2), (0.5, 4), (1.0, 8)):
-            phases = pkkd_with(head_start=ahead, mid_share=share).phases(8)
+            phases = pkkd_with(head_start=ahead / 8, mid_share=share).phases(8)
             assert sum(phase.epochs for phase in phases) == 8 + ahead
             trained = [phase for phase in phases if phase.trains_student]
             with_mid = [not phase.name.endswith("without L_mid") for phase in trained]
@@ -244,11 +244,9 @@ def test_pkkd_mid_ends_after_its_share(batch, student_net):
     assert list(method.losses(replace(batch, phase=second))) == ["ce", "soft"]
 
 
-def test_pkkd_head_start_that_can_not_be():
-    with pytest.raises(ValueError, match=r"`pkkd.head_start` \(=9\) must be <= `epochs` \(=8\)"):
-        pkkd_with(head_start=9).phases(8)
-    with pytest.raises(ValueError, match=r"`pkkd.head_start` \(=1\) needs a progressive teacher"):
-        pkkd_with(head_start=1, progressive=False).phases(8)
+def test_pkkd_fixed_teacher_has_no_head_start():
+    (phase,) = pkkd_with(head_start=0.5, progressive=False).phases(8)
+    assert phase.epochs == 8 and phase.trains_student
 
 
 @pytest.mark.parametrize("progressive", [True, False])

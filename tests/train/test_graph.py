@@ -119,7 +119,7 @@ def test_equals_plain_steps_to_the_last_bit(tmp_path, display, ahead, case):
 PHASES = {
     "fsp": {"method": "fsp", "fsp": {"progressive": True, "first_phase": 0.5}, "epochs": 4},
     "snapshot": {"method": "snapshot", "snapshot": {"cycles": 2}, "epochs": 4},
-    "head start": {"method": "pkkd", "pkkd": {"head_start": 2}, "epochs": 4},
+    "head start": {"method": "pkkd", "pkkd": {"head_start": 0.5}, "epochs": 4},
 }
 
 

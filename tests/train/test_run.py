@@ -62,7 +62,7 @@ def test_files_of_a_run(make_config, tmp_path, display):
 
 def test_head_start_and_rare_tests(make_config, tmp_path, display):
     """The teacher is trained in epochs 1 to 3, the student in 2 to 4; tests are due in epochs 3 and 4."""
-    config = make_config(epochs=3, test_every=3, pkkd={"head_start": 1})
+    config = make_config(epochs=3, test_every=3, pkkd={"head_start": 0.3})  # one epoch
     summary = train.train(config, tmp_path / "run", display=display)
     rows = metrics(tmp_path / "run")
     trained = {net: [int(row["epoch"]) for row in rows if row["net"] == net and row["train_loss"]] for net in NETS}

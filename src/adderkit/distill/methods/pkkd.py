@@ -33,8 +33,11 @@ class PKKDOptions(Options):
     progressive: bool = Field(
         default=True, description="teacher trained beside the student; off: beforehand, then fixed"
     )
-    head_start: int = Field(
-        default=0, ge=0, description="epochs that a progressive teacher is ahead: it begins so much earlier, alone"
+    head_start: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="how far a progressive teacher is ahead, as a share of `epochs`: it begins so much earlier, alone",
     )
     signs: Literal["mixed", "rising", "literal"] = Field(
         default="mixed", description="student exp(+y), teacher exp(-o) | both exp(+) | both exp(-)"
@@ -145,16 +148,8 @@ class PKKD(Method):
         return TeacherNeed.PROGRESSIVE if self.options.progressive else TeacherNeed.FIXED
 
     def phases(self, epochs: int) -> tuple[Phase, ...]:
-        """Both nets are trained for `epochs`; the teacher is `head_start` ahead, and L_mid ends after `mid_share`.
-
-        Raises:
-            ValueError: `head_start` is longer than the training, or there is no progressive teacher.
-        """
-        ahead = self.options.head_start
-        if ahead and not self.options.progressive:
-            raise ValueError(f"`pkkd.head_start` (={ahead}) needs a progressive teacher: a fixed one is all ahead")
-        if ahead > epochs:
-            raise ValueError(f"`pkkd.head_start` (={ahead}) must be <= `epochs` (={epochs})")
+        """Both nets are trained for `epochs`; a progressive teacher is ahead, and L_mid ends after `mid_share`."""
+        ahead = round(self.options.head_start * epochs) if self.options.progressive else 0
         matched = ahead + round(self.options.mid_share * epochs)
         marks = sorted({0, ahead, matched, epochs, ahead + epochs})
         return tuple(
