@@ -84,8 +84,9 @@ def test_kd_is_hintons_formula(batch, temperature, weight):
 
 
 def make_pkkd(batch, student_net, **options):
+    """With a map of the student's and statistics of the layer, unless `options` say otherwise."""
     cls = method_type("pkkd")
-    method = cls(cls.Options(**options))
+    method = cls(cls.Options(**{"rho": "student", "scale": "layer", **options}))
     torch.manual_seed(0)
     assert method.setup(student_net, batch) == []
     return method.train()
@@ -116,7 +117,7 @@ def test_pkkd_mid_term(batch, student_net, signs, student_sign, teacher_sign):
 
 
 def test_pkkd_scale_of_each_channel(batch, student_net):
-    method = make_pkkd(batch, student_net, scale="channel", sigma_a=1.5, sigma_c=0.9, beta=1.0)
+    method = make_pkkd(batch, student_net, signs="mixed", scale="channel", sigma_a=1.5, sigma_c=0.9, beta=1.0)
     expected = expected_mid(
         batch,
         method,
@@ -133,7 +134,7 @@ def test_pkkd_without_kernel_compares_standardised_outputs(batch, student_net):
 
 
 def test_pkkd_fixed_sigma_is_in_raw_units(batch, student_net):
-    method = make_pkkd(batch, student_net, sigma="fixed", sigma_a=20.0, sigma_c=2.0, beta=1.0)
+    method = make_pkkd(batch, student_net, signs="mixed", sigma="fixed", sigma_a=20.0, sigma_c=2.0, beta=1.0)
     expected = expected_mid(
         batch,
         method,
@@ -145,7 +146,7 @@ def test_pkkd_fixed_sigma_is_in_raw_units(batch, student_net):
 
 def test_pkkd_convolutional_student_has_the_teachers_kernel(batch):
     convolutions = nn.ModuleDict({"a": nn.Conv2d(1, 4, 1), "b": nn.Conv2d(1, 7, 1)})
-    method = make_pkkd(batch, convolutions, sigma_c=1.2, beta=1.0)
+    method = make_pkkd(batch, convolutions, signs="mixed", sigma_c=1.2, beta=1.0)
 
     def kernel(output: Array) -> Array:
         return np.exp(-standardise(output) / (2 * 1.2**2))
@@ -180,7 +181,7 @@ def test_pkkd_without_rho_compares_channel_by_channel(batch):
     generator = torch.Generator().manual_seed(1)
     taps = {path: torch.randn(tap.shape, generator=generator) * 9 - 50 for path, tap in batch.teacher.taps.items()}
     batch = replace(batch, student=NetOutput(batch.student.logits, taps))
-    method = make_pkkd(batch, student, rho="none", signs="rising", sigma_a=1.5, sigma_c=0.9, beta=1.0)
+    method = make_pkkd(batch, student, rho="widths", sigma_a=1.5, sigma_c=0.9, beta=1.0)
     expected = sum(
         (
             (per_channel(np.exp(standardise(array(y)) / 1.5)) - per_channel(np.exp(standardise(array(o)) / 1.62))) ** 2
@@ -191,9 +192,17 @@ def test_pkkd_without_rho_compares_channel_by_channel(batch):
     assert method.parameter_groups() == []
 
 
-def test_pkkd_without_rho_needs_equal_widths(batch, student_net):
-    with pytest.raises(ValueError, match=r"`pkkd.rho` \(=none\) compares channels one by one, but `a` has 4"):
-        make_pkkd(batch, student_net, rho="none")
+def test_pkkd_maps_where_widths_differ(batch, student_net):
+    method = make_pkkd(batch, student_net, rho="widths", beta=1.0)
+    rhos = [branch.rho for branch in method.student_branches]
+    widths = [tap.shape[1] for tap in batch.teacher.taps.values()]
+    assert [(rho.in_channels, rho.out_channels) for rho in rhos] == list(zip((4, 7), widths, strict=True))
+
+    def kernel(output: Array) -> Array:
+        return np.exp(standardise(output) / 2)
+
+    expected = expected_mid(batch, method, kernel, kernel)
+    assert method.losses(batch)["mid"].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_pkkd_learned_sigma_has_its_own_slow_group(batch, student_net):
@@ -238,7 +247,7 @@ def test_pkkd_mid_ends_after_its_share(batch, student_net):
             assert with_mid == sorted(with_mid, reverse=True)
             assert sum(p.epochs for p, matched in zip(trained, with_mid, strict=True) if matched) == epochs
             assert len({phase.name for phase in phases}) == len(phases)
-    method = make_pkkd(batch, student_net, mid_share=0.5)
+    method = make_pkkd(batch, student_net, head_start=0, mid_share=0.5)
     first, second = method.phases(8)
     assert list(method.losses(replace(batch, phase=first))) == ["ce", "soft", "mid"]
     assert list(method.losses(replace(batch, phase=second))) == ["ce", "soft"]

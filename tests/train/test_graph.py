@@ -77,7 +77,10 @@ def ahead(monkeypatch) -> Callable[..., StandIn]:
 
 
 def make_config(**values: Any) -> BaseConfig:
+    """PKKD in one phase and with parameters of its own, where `values` do not say otherwise."""
     data = {"name": "digits", "train_rows": "0:128", "test_rows": "0:50"}
+    if values.get("method", "pkkd") == "pkkd":
+        values["pkkd"] = {"head_start": 0, "rho": "student", **values.get("pkkd", {})}
     return config_type()(**{"epochs": 2, "batch_size": 32, "device": "cpu", "data": data, **values})
 
 

@@ -107,10 +107,12 @@ def test_student_alone_is_saved(make_config, tmp_path, display):
 
 @pytest.fixture
 def make_config() -> Callable[..., BaseConfig]:
-    """A configuration of 4 steps an epoch."""
+    """A configuration of 4 steps an epoch; PKKD in one phase and with parameters of its own."""
 
     def make(**values: Any) -> BaseConfig:
         data = {"name": "digits", "train_rows": "0:128", "test_rows": "0:100"}
+        if values.get("method", "pkkd") == "pkkd":
+            values["pkkd"] = {"head_start": 0, "rho": "student", **values.get("pkkd", {})}
         return config_type()(**{"epochs": 2, "batch_size": 32, "device": "cpu", "data": data, **values})
 
     return make

@@ -34,13 +34,13 @@ class PKKDOptions(Options):
         default=True, description="teacher trained beside the student; off: beforehand, then fixed"
     )
     head_start: float = Field(
-        default=0.0,
+        default=0.5,
         ge=0,
         le=1,
         description="how far a progressive teacher is ahead, as a share of `epochs`: it begins so much earlier, alone",
     )
     signs: Literal["mixed", "rising", "literal"] = Field(
-        default="mixed", description="student exp(+y), teacher exp(-o) | both exp(+) | both exp(-)"
+        default="rising", description="student exp(+y), teacher exp(-o) | both exp(+) | both exp(-)"
     )
     sigma: Literal["running", "fixed", "learned"] = Field(
         "running",
@@ -49,11 +49,12 @@ class PKKDOptions(Options):
     sigma_a: float = Field(default=2.0, gt=0, description="width of the adder net's kernel exp(y / sigma_a)")
     sigma_c: float = Field(default=1.0, gt=0, description="width of the CNN's kernel exp(-o / (2 sigma_c^2))")
     scale: Literal["layer", "channel"] = Field(
-        default="layer", description="mean and deviation of raw outputs: one of each per layer | per channel"
+        default="channel", description="mean and deviation of raw outputs: one of each per layer | per channel"
     )
-    rho: Literal["none", "student", "both"] = Field(
-        default="student",
-        description="nets that have a learned 1x1 map after the kernel; none: channels are compared one by one",
+    rho: Literal["widths", "student", "both"] = Field(
+        default="widths",
+        description="learned 1x1 maps after the kernels: of the student where widths differ, else channels are compared"
+        " one by one | of the student | of both",
     )
     normalise: bool = Field(
         default=True, description="compare with the teacher's features at unit variance per channel"
@@ -61,7 +62,7 @@ class PKKDOptions(Options):
     label_weight: float = Field(default=1.0, ge=0, description="weight of the cross entropy with the labels")
     alpha: float = Field(default=1.0, ge=0, description="weight of the cross entropy with the teacher's soft labels")
     temperature: float = Field(
-        default=1.0, gt=0, description="divides the logits of both nets in that term, which is multiplied by its square"
+        default=4.0, gt=0, description="divides the logits of both nets in that term, which is multiplied by its square"
     )
     beta: float = Field(
         default=1.0, ge=0, description="weight of L_mid, the sum over taps of the mean squared difference"
@@ -127,17 +128,19 @@ class PKKD(Method):
     by; other weights do not, so rather than raise `alpha` far above 1, lower the labels' weight.
 
     y_m and o_m are the raw outputs of the m-th tapped operator of student and teacher, before normalisation and
-    activation. The adder net's kernel is `exp(y / sigma_a)`, the CNN's `exp(-o / (2 sigma_c^2))`; a convolutional
-    student has the CNN's. Raw outputs are centred first and measured in running deviations, of the layer or of each
-    channel, all in float32 (centring by channel changes constant factors alone, which rho absorbs). The
-    teacher learns from its own cross entropy alone. `kernel` and `progressive` span the paper's ablation (Table 3).
+    activation. The adder net's kernel is `exp(y / sigma_a)`, the CNN's `exp(o / (2 sigma_c^2))`; `signs` turns them
+    round; a convolutional student has the CNN's. Raw outputs are centred first and measured in running deviations, of
+    each channel or of the layer, all in float32 (centring by channel changes constant factors alone, which rho and the
+    unit variance absorb). The teacher learns from its own cross entropy alone, `head_start` ahead of the student.
+    `kernel` and `progressive` span the paper's ablation (Table 3).
 
     Source: Xu et al., Kernel Based Progressive Distillation for Adder Neural Networks, NeurIPS 2020, Algorithm 1;
     supplementary, Theorem 1.
-    Differs: the student's kernel and its sign, where sigma comes from, rho on the student's side only, L_mid at unit
-    variance of the teacher's features (and of the student's, without rho), the weights, the temperature, when L_mid
-    ends and the taps are reconstruction; each is an option. rho on both sides without the unit variance admits the
-    collapse rho = 0; the variance keeps that from paying.
+    Differs: the student's kernel, both signs (Theorem 1 has the CNN's falling), where sigma comes from, where rho is
+    learned, L_mid at unit variance of the teacher's features (and of the student's, without rho), the weights, the
+    temperature, the head start, when L_mid ends and the taps are reconstruction; each is an option, and the defaults
+    are those of a study (docs/results/study). The paper's own reading is the recipe cifar10/resnet20-pkkd-paper.yaml.
+    rho on both sides without the unit variance admits the collapse rho = 0; the variance keeps that from paying.
     """
 
     Options = PKKDOptions
@@ -179,13 +182,8 @@ class PKKD(Method):
             is_adder = isinstance(modules[path], AdderLayer)
             width = self.options.sigma_a if is_adder else self.options.sigma_c
             branch = _Branch(self.options, width, is_adder, output.shape[1], device)
-            if self.options.rho != "none":
+            if self.options.rho != "widths" or output.shape[1] != target.shape[1]:
                 branch.rho = nn.Conv2d(output.shape[1], target.shape[1], 1, device=device)
-            elif output.shape[1] != target.shape[1]:
-                raise ValueError(
-                    f"`pkkd.rho` (=none) compares channels one by one, but `{path}` has {output.shape[1]} and its pair"
-                    f" in the teacher {target.shape[1]}: take student or both"
-                )
             self.student_branches.append(branch)
             branch = _Branch(self.options, self.options.sigma_c, False, target.shape[1], device)
             if self.options.rho == "both":
@@ -221,7 +219,7 @@ class PKKD(Method):
         branches = zip(self._pairs(batch), self.student_branches, self.teacher_branches, strict=True)
         return torch.stack(
             [
-                _mean_square(self._unmapped(student_branch(output)) - self._normalised(teacher_branch(target)))
+                _mean_square(self._of_student(student_branch, output) - self._normalised(teacher_branch(target)))
                 for (_, output, target), student_branch, teacher_branch in branches
             ]
         ).sum()
@@ -229,9 +227,10 @@ class PKKD(Method):
     def _normalised(self, features: Tensor) -> Tensor:
         return batch_norm_of_all(features, eps=1e-12) if self.options.normalise else features
 
-    def _unmapped(self, features: Tensor) -> Tensor:
-        """Without a map of its own that could bring them there, the student's features are normalised too."""
-        is_unmapped = self.options.rho == "none" and self.options.normalise
+    def _of_student(self, branch: nn.Module, output: Tensor) -> Tensor:
+        """Without a map that could bring them to unit variance, the student's features are normalised too."""
+        features = branch(output)
+        is_unmapped = isinstance(branch.rho, nn.Identity) and self.options.normalise
         return batch_norm_of_all(features) if is_unmapped else features
 
     @staticmethod
