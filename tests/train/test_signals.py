@@ -24,13 +24,26 @@ from adderkit.train import loop, run
 from adderkit.train.config import config_type
 from adderkit.train.interrupt import Stop
 
-OPTIONS = ["--data.train_rows", "0:128", "--data.test_rows", "0:100", "--batch_size", "32", "--epochs", "2"]
+OPTIONS = [
+    "--data.train_rows",
+    "0:128",
+    "--data.test_rows",
+    "0:100",
+    "--batch_size",
+    "32",
+    "--epochs",
+    "2",
+    "--pkkd.head_start",
+    "0",
+]
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR1: 75}
 
 
 def make_config(**values):
+    """8 steps, with both nets in each where nothing else is said."""
     data = {"name": "digits", "train_rows": "0:128", "test_rows": "0:100"}
-    return config_type()(**{"epochs": 2, "batch_size": 32, "device": "cpu", "data": data, **values})
+    base = {"epochs": 2, "batch_size": 32, "device": "cpu", "data": data}
+    return config_type()(**{**base, "pkkd": {"head_start": 0}, **values})
 
 
 def assert_same_end(first, second):
