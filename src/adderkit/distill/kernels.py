@@ -2,7 +2,7 @@
 
 A 3x3 adder output is about -138, -277, -556 for 16, 32, 64 input channels at the start, so `exp(y)` underflows. Its
 scale must come from the data; and since `exp(y / s) = exp(-m / s) exp((y + m) / s)`, subtracting the mean first only
-changes a constant factor, which the linear map behind the kernel absorbs.
+changes a constant factor, which the linear map or the unit variance behind the kernel absorbs.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class RunningScale(nn.Module):
 class _LimitedExponential(torch.autograd.Function):
     """`exp(min(factor * output, LIMIT))` in one new tensor.
 
-    As `torch.exp` of `torch.clamp` it was a quarter of a training step with every operator tapped: four tensors each
-    way, and exp takes three times as long as exp2 on a CPU.
+    As product, `torch.clamp` and `torch.exp` it takes three; the last two were a quarter of a training step with every
+    operator tapped, and exp takes three times as long as exp2 on a CPU.
     """
 
     @staticmethod

@@ -46,8 +46,8 @@ class PKKDOptions(Options):
         "running",
         description="width in running deviations | in raw units | learned, starting at running deviations",
     )
-    sigma_a: float = Field(default=2.0, gt=0, description="width of the adder net's kernel exp(y / sigma_a)")
-    sigma_c: float = Field(default=1.0, gt=0, description="width of the CNN's kernel exp(-o / (2 sigma_c^2))")
+    sigma_a: float = Field(default=2.0, gt=0, description="width of the adder net's kernel exp(+-y / sigma_a)")
+    sigma_c: float = Field(default=1.0, gt=0, description="width of the CNN's kernel exp(+-o / (2 sigma_c^2))")
     scale: Literal["layer", "channel"] = Field(
         default="channel", description="mean and deviation of raw outputs: one of each per layer | per channel"
     )
