@@ -24,7 +24,18 @@ from adderkit.train import loop, run
 from adderkit.train.config import config_type
 from adderkit.train.interrupt import Stop
 
-OPTIONS = "--data.train_rows 0:128 --data.test_rows 0:100 --batch_size 32 --epochs 2 --pkkd.head_start 0".split()
+OPTIONS = [
+    "--data.train_rows",
+    "0:128",
+    "--data.test_rows",
+    "0:100",
+    "--batch_size",
+    "32",
+    "--epochs",
+    "2",
+    "--pkkd.head_start",
+    "0",
+]
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR1: 75}
 
 
