@@ -18,14 +18,16 @@ import torch
 from safetensors.torch import load_file
 from test_run import assert_same, metrics, weights
 
-from adderkit import train
+from adderkit import data, models, train
 from adderkit.distill import Batch, method_type
 from adderkit.train import graph, loop
 from adderkit.train.ahead import BEHIND, is_ahead, recorder_for
 from adderkit.train.checkpoint import load_state
 from adderkit.train.config import BaseConfig, config_type
 from adderkit.train.distributed import ALONE, Processes
+from adderkit.train.evaluate import evaluate
 from adderkit.train.graph import PLAIN_STEPS, CudaRecorder
+from adderkit.train.graph_evaluation import ReplayedTally
 
 STEPS = 4  # in an epoch
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -34,9 +36,12 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 class StandIn:
     """Captures as CUDA graphs do, without doing anything; a replay then runs the captured function."""
 
-    def __init__(self, fails: Exception | None = None, waits: str | None = None) -> None:
-        self.fails, self.waits = fails, waits
-        self.captured = self.replayed = self.watched_steps = 0
+    def __init__(
+        self, fails: Exception | None = None, waits: str | None = None, waits_in_tests: str | None = None
+    ) -> None:
+        self.fails, self.waits, self.waits_in_tests = fails, waits, waits_in_tests
+        self.captured = self.replayed = self.watched_steps = 0  # of steps
+        self.tested = {"watched": 0, "captured": 0, "replayed": 0}  # test batches: nothing else has no gradients
         self.is_running = False
 
     @contextmanager
@@ -47,17 +52,23 @@ class StandIn:
 
     def watched(self, work: Callable[[], Any]) -> tuple[Any, str | None]:
         assert self.is_running
+        if not torch.is_grad_enabled():
+            self.tested["watched"] += 1
+            return work(), self.waits_in_tests
         self.watched_steps += 1
         return work(), self.waits
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         assert self.is_running
-        self.captured += 1
+        is_step = torch.is_grad_enabled()
+        self.captured += is_step
+        self.tested["captured"] += not is_step
         if self.fails is not None:
             raise self.fails
 
         def replay() -> None:
-            self.replayed += 1
+            self.replayed += is_step
+            self.tested["replayed"] += not is_step
             work()
 
         return replay
@@ -117,6 +128,36 @@ def test_equals_plain_steps_to_the_last_bit(tmp_path, display, ahead, case):
     steps = STEPS * config.epochs
     assert stand_in.replayed == (steps - PLAIN_STEPS if config.cuda_graph else 0)
     assert not [note for note in display.notes if "CUDA graph" in note]
+
+
+TESTS = {"name": "digits", "train_rows": "0:128", "test_rows": "0:300"}  # batches of 256 and of 44
+
+
+def test_test_batches_are_captured_once_for_each_net(tmp_path, display, ahead):
+    """The first one is watched, the next of that size captured; smaller ones are plain. Phases make no difference."""
+    config = make_config(pkkd={"head_start": 0.5}, epochs=4, data=TESTS)
+    stand_in = plain_and_ahead(tmp_path, display, ahead, config)
+    tested = 5 + 5  # of 6 epochs each: a net that stands still is tested in the first one of that phase alone
+    assert stand_in.tested == {"watched": 2, "captured": 2, "replayed": tested - 2}
+    assert not [note for note in display.notes if "CUDA graph" in note]
+
+
+def test_a_fixed_teacher_is_tested_once_and_never_captured(tmp_path, display, ahead):
+    stand_in = plain_and_ahead(tmp_path, display, ahead, make_config(method="kd", epochs=3, data=TESTS))
+    assert stand_in.tested == {"watched": 2, "captured": 1, "replayed": 2}
+
+
+def test_without_a_graph_test_batches_are_plain(tmp_path, display, ahead):
+    stand_in = plain_and_ahead(tmp_path, display, ahead, make_config(cuda_graph=False, data=TESTS))
+    assert not any(stand_in.tested.values())
+
+
+def test_test_batches_that_a_replay_would_freeze_stay_plain(tmp_path, display, ahead):
+    stand_in = plain_and_ahead(tmp_path, display, ahead, make_config(data=TESTS), waits_in_tests="a line waits")
+    assert stand_in.tested == {"watched": 1, "captured": 0, "replayed": 0}
+    assert stand_in.replayed > 0  # of steps, which is another matter
+    notes = [note for note in display.notes if "CUDA graph" in note]
+    assert notes == ["test batches are not replayed as a CUDA graph: a line waits"]
 
 
 PHASES = {
@@ -212,13 +253,16 @@ def test_a_capture_that_fails_leaves_the_training_as_it_was(tmp_path, display, a
     stand_in = plain_and_ahead(tmp_path, display, ahead, make_config(), fails=RuntimeError("not while capturing\nmore"))
     assert (stand_in.captured, stand_in.replayed) == (1, 0)
     notes = [note for note in display.notes if "CUDA graph" in note]
-    assert notes == ["steps are not replayed as a CUDA graph: RuntimeError: not while capturing"]
+    why = "are not replayed as a CUDA graph: RuntimeError: not while capturing"
+    assert notes == [f"steps {why}", f"test batches {why}"]
 
 
 class HalfDone(StandIn):
     """Breaks off in the middle of a captured step, as a method that reads a value does."""
 
     def capture(self, work):
+        if not torch.is_grad_enabled():
+            return super().capture(work)
         self.captured += 1
         original = torch.Tensor.backward
 
@@ -396,6 +440,24 @@ def test_every_method_is_captured_on_a_gpu(tmp_path, display, method):
     config = make_config(method=method, device="cuda", epochs=4)
     train.train(config, tmp_path / "run", display=display)
     assert not [note for note in display.notes if "CUDA graph" in note]
+
+
+@needs_gpu
+def test_replayed_test_batches_on_a_gpu():
+    """A graph of test batches follows the weights and statistics as they change in place."""
+    device, notes = torch.device("cuda", torch.cuda.current_device()), []
+    digits = data.load(make_config(data=TESTS).data, device)
+    net = models.create("resnet8", num_classes=10, in_channels=1).to(device)
+    recorder = CudaRecorder(device)
+    replayed = ReplayedTally(recorder, notes.append)
+    with recorder.running():
+        for _ in range(4):
+            with torch.no_grad():
+                for tensor in (*net.parameters(), *net.buffers()):
+                    if tensor.is_floating_point():
+                        tensor.mul_(1.1)
+            assert evaluate(net, digits.test, of_batch=replayed) == evaluate(net, digits.test)
+    assert notes == []
 
 
 @needs_gpu

@@ -11,6 +11,7 @@ import torch
 from adderkit.distill import Phase
 from adderkit.train.distributed import Processes
 from adderkit.train.graph import Batch, CudaRecorder, Recorder, Replayed
+from adderkit.train.graph_evaluation import ReplayedTally
 from adderkit.train.step import Figures, Step, Sums
 
 # Steps whose figures are under way. It bounds what is done in vain after a NaN, and what SIGTERM waits for.
@@ -34,11 +35,15 @@ class Ahead:
         step: does one.
         recorder: captures them; None: they are not captured.
         note: told why they are not, where they can't be.
+
+    Attributes:
+        tally: what `evaluate` takes, captured alike.
     """
 
     def __init__(self, step: Step, recorder: Recorder | None, note: Callable[[str], None]) -> None:
         self._step, self._recorder = step, recorder
         self._replayed = Replayed(step, recorder, note)
+        self.tally = ReplayedTally(recorder, note)
         self._waiting: deque[tuple[int, _OnItsWay]] = deque()
 
     def running(self) -> AbstractContextManager[None]:

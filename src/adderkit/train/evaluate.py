@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -26,8 +27,20 @@ def count_correct(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
     return (best == labels[:, None]).sum()
 
 
+def tally(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Of one batch the sum of its cross entropies, and how many images are right and among the best 5: float64 (3,)."""
+    logits = net(images).float()
+    loss = F.cross_entropy(logits, labels, reduction="sum").double()
+    return torch.stack([loss, *(count_correct(logits, labels, k).double() for k in (1, 5))])
+
+
 @torch.no_grad()
-def evaluate(net: nn.Module, split: Split, share: Share | None = None) -> Scores:
+def evaluate(
+    net: nn.Module,
+    split: Split,
+    share: Share | None = None,
+    of_batch: Callable[[nn.Module, Tensor, Tensor], Tensor] = tally,
+) -> Scores:
     """Scores of `net` in evaluation mode over all rows of `split`; its mode is put back afterwards.
 
     Args:
@@ -35,6 +48,7 @@ def evaluate(net: nn.Module, split: Split, share: Share | None = None) -> Scores
         split: the images.
         share: where several processes evaluate together, which of them this one is: each takes every n-th batch and
             all get the scores of the whole, to the last bit those of one process. None: this process takes all.
+        of_batch: computes the figures of a batch, on the device.
     """
     was_training = net.training
     net.eval()
@@ -42,9 +56,7 @@ def evaluate(net: nn.Module, split: Split, share: Share | None = None) -> Scores
     size = split.evaluated_at_once
     found: list[Tensor] = []  # per batch: loss, correct, among the best 5; on the device, which is waited for once
     for images, labels in split.batches(size, seed=None, share=Share(first, of)):
-        logits = net(images).float()
-        loss = F.cross_entropy(logits, labels, reduction="sum").double()
-        found.append(torch.stack([loss, *(count_correct(logits, labels, k).double() for k in (1, 5))]))
+        found.append(of_batch(net, images, labels))
     sums = torch.zeros(-(-len(split) // size), 3, dtype=torch.float64)
     if found:
         sums[first::of] = torch.stack(found).cpu()

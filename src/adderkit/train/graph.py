@@ -168,7 +168,7 @@ class Replayed:
         try:
             self._replay = recorder.capture(work)
         except Exception as error:  # whatever breaks under capture alone: the training goes on without
-            self._give_up(_cause(error))
+            self._give_up(cause_of(error))
         if self._replay is None:  # here the error, and all tensors of its traceback, are gone
             self._step.clean(phase)
             return self._step.whole(parts, phase)
@@ -185,6 +185,7 @@ class Replayed:
         self._note(f"steps are not replayed as a CUDA graph: {why}")
 
 
-def _cause(error: Exception) -> str:
+def cause_of(error: Exception) -> str:
+    """Why a capture broke off, in one line."""
     first = error.__context__ or error  # a capture that broke off also fails at its end
     return f"{type(first).__name__}: {str(first).strip().partition(chr(10))[0]}"

@@ -23,7 +23,7 @@ from adderkit.train.config import BaseConfig
 from adderkit.train.display import Display
 from adderkit.train.distributed import ALONE, Processes
 from adderkit.train.environment import fingerprint
-from adderkit.train.evaluate import Scores, evaluate
+from adderkit.train.evaluate import Scores, evaluate, tally
 from adderkit.train.interrupt import Interrupted, Stop
 from adderkit.train.net import Meter, Net
 from adderkit.train.randomness import random_state, set_random_state
@@ -353,7 +353,8 @@ class Trainer:
         earlier = self.record.tested(net.name)
         if earlier and self._stood_still(net, phase, since=earlier[-1]["phase"]):
             return Scores(*(earlier[-1][f"test_{name}"] for name in Scores._fields))
-        scores = evaluate(net.network, self.data.test, self.processes.share())
+        of_batch = tally if self._ahead is None else self._ahead.tally
+        scores = evaluate(net.network, self.data.test, self.processes.share(), of_batch)
         net.taps.clear()  # of the last test batch: 180 MB for ResNet-20, in the next step's way
         if not math.isfinite(scores.loss):
             raise self._diverged(f"{self._named(net)} test loss is {scores.loss}", self.step)
