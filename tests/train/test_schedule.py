@@ -43,3 +43,11 @@ def test_epochs_find_their_phase():
     assert [schedule.ends_phase(epoch) for epoch in range(5)] == [False, True, False, False, True]
     with pytest.raises(ValueError, match="`epoch` \\(=5\\) must be < 5"):
         schedule.phase(5)
+
+
+def test_the_students_first_epoch_is_found():
+    ahead = Schedule((Phase("teacher", 2, trains_student=False), Phase("both", 2), Phase("student", 1)))
+    assert [ahead.begins_student(epoch) for epoch in range(5)] == [False, False, True, False, False]
+    cycles = Schedule(tuple(Phase(f"cycle {i}", 2, restarts_rate=True) for i in range(2)))
+    assert [cycles.begins_student(epoch) for epoch in range(4)] == [True, False, False, False]
+    assert not Schedule((Phase("teacher", 1, trains_student=False),)).begins_student(0)

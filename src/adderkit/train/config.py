@@ -30,6 +30,11 @@ class BaseConfig(Options):
     teacher_run: Path | None = Field(
         default=None, description="folder of a finished run, or of imported weights: its student is the fixed teacher"
     )
+    start: Literal["own", "teacher"] = Field(
+        default="own",
+        description="initial weights of the student: random | those that its twin, the teacher, has when the student's"
+        " training begins, adder filters at mean 0 and deviation 1",
+    )
     epochs: int = Field(default=40, ge=1, description="passes over the training images")
     batch_size: int = Field(default=64, ge=2, description="images per step, of all processes; BatchNorm needs 2")
     accumulate: int = Field(default=1, ge=1, description="parts that each batch is done in, one after the other")

@@ -29,6 +29,7 @@ from adderkit.train.net import Meter, Net
 from adderkit.train.randomness import random_state, set_random_state
 from adderkit.train.record import Events, Record, Row, checked_rows
 from adderkit.train.schedule import Schedule
+from adderkit.train.start import start_from_twin
 from adderkit.train.step import Figures, Step
 from adderkit.train.weights import NetworkInfo, save_network
 
@@ -191,6 +192,8 @@ class Trainer:
         config, phase = self.config, self.schedule.phase(self.epoch)
         self._set_modes(phase)
         begin = time.monotonic()
+        if self.step == 0 and self.schedule.begins_student(self.epoch):
+            self._begin_student()
         parts = self.data.train.batches(
             config.batch_size, seed=config.seed, epoch=self.epoch, start=self.step, share=self._share
         )
@@ -218,6 +221,11 @@ class Trainer:
                     raise self._interrupted(number)
         self._read()
         self.seconds += time.monotonic() - begin
+
+    def _begin_student(self) -> None:
+        """Before its first step; a run that stops before that step is done begins once more, on the same weights."""
+        if self.config.start == "teacher" and self.teacher is not None:
+            start_from_twin(self.student.network, self.teacher.network)
 
     def _set_modes(self, phase: Phase) -> None:
         self.method.train()

@@ -26,6 +26,7 @@ from adderkit.train.interrupt import Interrupted, Stop
 from adderkit.train.loop import Trainer
 from adderkit.train.randomness import random_state, seed_all, set_random_state
 from adderkit.train.record import SKIPPED_FILE, read_summary, write_skipped, write_summary
+from adderkit.train.start import check_twin
 from adderkit.train.teacher import cached_folder, cached_teacher, new_teacher, teacher_config
 
 
@@ -194,6 +195,8 @@ def _trainer(
     teacher = new_teacher(method.teacher_need, config, data)
     seed_all(config.seed)
     student = models.create(config.student, config.layer, len(data.classes), data.channels)
+    if config.start == "teacher":
+        check_twin(student, teacher)
     for network in (student, teacher):
         if network is not None:
             network.to(device=device, memory_format=_layout(network, device))  # type: ignore[call-overload]

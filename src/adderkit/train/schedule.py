@@ -38,6 +38,11 @@ class Schedule:
         """Whether an epoch is the last of its phase."""
         return epoch + 1 == self.epochs or self.phase_index(epoch + 1) != self.phase_index(epoch)
 
+    def begins_student(self, epoch: int) -> bool:
+        """Whether an epoch is the first in which the student is trained."""
+        trained = [index for index, phase in enumerate(self.phases) if phase.trains_student]
+        return trained[:1] == [self.phase_index(epoch)] and (epoch == 0 or self.ends_phase(epoch - 1))
+
     def student_factor(self, time: float) -> float:
         """Factor on the student's rate at `time`, in epochs since the start of the run."""
         return self._factor(time, [phase.trains_student for phase in self.phases], restarts=True)

@@ -44,14 +44,14 @@ def new_teacher(need: TeacherNeed, config: BaseConfig, data: ImageData) -> Netwo
 def teacher_config(config: BaseConfig) -> BaseConfig:
     """The configuration of a fixed teacher that is trained beforehand: the run's own, for the CNN alone."""
     alone = {"method": "none", "student": config.teacher_network, "layer": "conv", "teacher": None}
-    for key in ("eta", "teacher_autocast"):  # of adder layers, of teaching: runs that differ in them share a teacher
+    for key in ("eta", "teacher_autocast", "start"):  # of adder layers, of teaching: such runs share a teacher
         alone[key] = type(config).model_fields[key].default
     return config.model_copy(update=alone)
 
 
 def cached_folder(config: BaseConfig, data: ImageData) -> Path:
     """The folder of a teacher of configuration `config`: its name stands for all that decides the teacher's weights."""
-    run = {key: value for key, value in decisive(config).items() if key != "teacher_autocast"}
+    run = {key: value for key, value in decisive(config).items() if key not in ("teacher_autocast", "start")}
     values = {"run": run, "data": data.facts()}
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
     return paths.home() / "teachers" / f"{data.name}-{config.student}-{digest}"
