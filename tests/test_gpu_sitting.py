@@ -1,64 +1,131 @@
-"""`benchmarks/gpu_sitting.sh`, as far as it can run without a GPU: order, time limit, going on, failures."""
+"""`benchmarks/gpu_sitting.py`, as far as it can run without a GPU: order, time limit, signals, going on, failures."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
+import signal
 import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_sitting.sh"
+from adderkit import cli_table, tables
+from adderkit.tables.definition import row_config
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_sitting.py"
 STEPS = ["tests", "check", "first", "table1", "ablation"]
 
-# Stands in for Python: writes down its arguments, and ends as the file says that is named like the step's program.
+# Stands in for Python: writes down its arguments, then fails in one step, and in another waits for SIGTERM.
 PYTHON = """#!/usr/bin/env bash
-echo "$*" >> {calls}
+echo "$*" >> "{calls}"
 case "$*" in
   *"{fails}"*) exit 1 ;;
-  *"{waits}"*) sleep 60 ;;
+  *"{waits}"*) trap 'echo saved; exit 75' TERM; echo waiting; for i in {{1..600}}; do sleep 0.1; done ;;
 esac
 """
 
 
-@pytest.fixture
-def sitting(tmp_path):
-    """Runs the script with a Python that does nothing, fails in one step or waits in another: exit code and calls."""
-    calls = tmp_path / "calls"
+@pytest.fixture(scope="module")
+def script() -> Any:
+    spec = importlib.util.spec_from_file_location("gpu_sitting", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
-    def run(seconds: int = 60, fails: str = "none", waits: str = "none") -> tuple[int, list[str]]:
+
+@pytest.fixture
+def sit(script, tmp_path) -> Callable[..., tuple[int, list[str]]]:
+    """One sitting with a Python that does nothing but what it is told: exit code, and the arguments of its calls."""
+    out, calls = tmp_path / "o u t", tmp_path / "calls"
+    out.mkdir()
+
+    def run(
+        seconds: float = 60, fails: str = "none", waits: str = "none", seeds: str = "0", number: int = 0
+    ) -> tuple[int, list[str]]:
         python = tmp_path / "python"
         python.write_text(PYTHON.format(calls=calls, fails=fails, waits=waits))
         python.chmod(0o755)
         calls.write_text("")
-        command = [str(SCRIPT), str(tmp_path / "out"), str(seconds), "--seeds", "0", "1"]
-        environment = {**os.environ, "PYTHON": str(python)}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
-        return done.returncode, [line for line in calls.read_text().splitlines() if "import" not in line]
+        sitting = script.Sitting(out, seconds, str(python))
+        if number:
+            threading.Thread(target=_when_waiting, args=(out / "first.log", lambda: sitting.stop(number, None))).start()
+        code = sitting.run(list(script.steps(out, ["--seeds", seeds])))
+        return code, calls.read_text().splitlines()
 
     return run
 
 
-def test_steps_in_their_order_and_never_twice(sitting, tmp_path):
-    code, calls = sitting()
+def _when_waiting(log: Path, act: Callable[[], None]) -> None:
+    for _ in range(600):
+        if log.exists() and "waiting" in log.read_text():
+            return act()
+        time.sleep(0.05)
+
+
+def test_steps_in_their_order_and_never_twice(sit):
+    code, calls = sit()
     assert code == 0
-    assert [call.split()[1] for call in calls] == ["pytest", "--cases", "adderkit", "adderkit", "adderkit"]
-    assert "--rows CNN ANN PKKD" in calls[2] and "--rows" not in calls[3] and " ablation " in calls[4]
-    assert all(call.endswith("--save_every 10 --seeds 0 1") for call in calls[2:])
-    assert sorted(path.stem for path in (tmp_path / "out").glob("*.done")) == sorted(STEPS)
-    assert sitting() == (0, [])
+    assert [call.split()[:3] for call in calls] == [
+        ["-m", "pytest", "-q"], ["benchmarks/gpu_check.py", "--cases", "60"], *[["-m", "adderkit", "table"]] * 3,
+    ]  # fmt: skip
+    assert sit() == (0, [])
+    assert [len(calls) for _, calls in (sit(seeds="1"), sit(seeds="1"))] == [3, 0]  # other trainings, the same checks
 
 
-def test_what_failed_is_tried_again_and_does_not_hold_up_the_rest(sitting, tmp_path):
-    code, calls = sitting(fails="gpu_check.py")
-    assert (code, len(calls)) == (1, 5)
-    assert not (tmp_path / "out" / "check.done").exists()
-    code, calls = sitting()
-    assert code == 0 and len(calls) == 1 and "gpu_check.py" in calls[0]
-
-
-def test_the_end_of_the_time_stops_it_and_the_next_sitting_goes_on(sitting):
-    code, calls = sitting(seconds=3, waits="--rows CNN")
+def test_what_failed_is_tried_again_after_the_rest(sit):
+    code, calls = sit(fails="gpu_check.py", waits="--rows", seconds=2)
     assert (code, len(calls)) == (75, 3)
-    code, calls = sitting()
+    code, calls = sit(fails="gpu_check.py")
+    assert (code, len(calls)) == (1, 4) and "gpu_check.py" in calls[-1]
+    code, calls = sit()
+    assert (code, len(calls)) == (0, 1)
+
+
+def test_the_end_of_the_time_stops_a_step_and_the_next_sitting_goes_on(sit, tmp_path):
+    code, calls = sit(seconds=3, waits="--rows CNN")
+    assert (code, len(calls)) == (75, 3)
+    assert (tmp_path / "o u t" / "first.log").read_text().endswith("waiting\nsaved\n")
+    code, calls = sit()
     assert code == 0 and len(calls) == 3 and "--rows CNN" in calls[0]
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_signals_reach_the_step_and_no_other_begins(sit, tmp_path, number, expected):
+    code, calls = sit(waits="--rows CNN", number=number)
+    assert (code, len(calls)) == (expected, 3)
+    assert (tmp_path / "o u t" / "first.log").read_text().endswith("waiting\nsaved\n")
+    assert "first" not in json.loads((tmp_path / "o u t" / "sitting.json").read_text())
+
+
+def test_the_commands_are_ones_that_are_understood(script, tmp_path):
+    """Tables, rows and options exist, and so do the tests and the script that are named."""
+    for name, arguments in script.steps(tmp_path, ["--seeds", "0", "1", "--data.name", "cifar10"]):
+        for word in arguments:
+            if word.startswith(("tests/", "benchmarks/")):
+                assert (script.ROOT / word).exists(), name
+        if "table" in arguments:
+            own, others = cli_table._split(arguments[3:])
+            table = tables.load_table(own[0])
+            if "--rows" in own:
+                table.chosen(tuple(own[own.index("--rows") + 1 : own.index("--rows") + 4]))
+            config = cli_table._overridden(row_config(table.rows[0]), others)
+            assert (config.save_every, config.data.name) == (10, "cifar10")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_begins(tmp_path):
+    command = [sys.executable, str(SCRIPT), str(tmp_path / "out"), "5"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (2, "torch sees no CUDA device here\n")
+    assert not (tmp_path / "out").exists()
+    done = subprocess.run([*command[:3], "10m"], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2 and "SECONDS" in done.stderr

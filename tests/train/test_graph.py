@@ -6,6 +6,7 @@ import gc
 import inspect
 import random
 import re
+import signal
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 from test_run import assert_same, metrics, weights
 
 from adderkit import data, models, train
+from adderkit.data.tensors import TensorSplit
 from adderkit.distill import Batch, method_type
 from adderkit.train import graph, loop
 from adderkit.train.ahead import BEHIND, is_ahead, recorder_for
@@ -27,7 +29,8 @@ from adderkit.train.config import BaseConfig, config_type
 from adderkit.train.distributed import ALONE, Processes
 from adderkit.train.evaluate import evaluate
 from adderkit.train.graph import PLAIN_STEPS, CudaRecorder
-from adderkit.train.graph_evaluation import ReplayedTally
+from adderkit.train.graph_evaluation import PLAIN_BATCHES, ReplayedTally
+from adderkit.train.interrupt import Stop
 
 STEPS = 4  # in an epoch
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -133,18 +136,24 @@ def test_equals_plain_steps_to_the_last_bit(tmp_path, display, ahead, case):
 TESTS = {"name": "digits", "train_rows": "0:128", "test_rows": "0:300"}  # batches of 256 and of 44
 
 
-def test_test_batches_are_captured_once_for_each_net(tmp_path, display, ahead):
-    """The first one is watched, the next of that size captured; smaller ones are plain. Phases make no difference."""
-    config = make_config(pkkd={"head_start": 0.5}, epochs=4, data=TESTS)
-    stand_in = plain_and_ahead(tmp_path, display, ahead, config)
-    tested = 5 + 5  # of 6 epochs each: a net that stands still is tested in the first one of that phase alone
-    assert stand_in.tested == {"watched": 2, "captured": 2, "replayed": tested - 2}
+def test_test_batches_are_captured_for_each_net(tmp_path, display, ahead):
+    """The second one is watched, the third of that size captured; smaller ones are plain."""
+    stand_in = plain_and_ahead(tmp_path, display, ahead, make_config(epochs=4, data=TESTS))
+    assert stand_in.tested == {"watched": 2, "captured": 2, "replayed": 2 * (4 - PLAIN_BATCHES)}
     assert not [note for note in display.notes if "CUDA graph" in note]
 
 
-def test_a_fixed_teacher_is_tested_once_and_never_captured(tmp_path, display, ahead):
-    stand_in = plain_and_ahead(tmp_path, display, ahead, make_config(method="kd", epochs=3, data=TESTS))
-    assert stand_in.tested == {"watched": 2, "captured": 1, "replayed": 2}
+def test_test_batches_are_captured_anew_in_every_phase(tmp_path, display, ahead):
+    config = make_config(pkkd={"head_start": 0.5}, epochs=6, test_every=1, data=TESTS)
+    stand_in = plain_and_ahead(tmp_path, display, ahead, config)
+    # Phases of three epochs: the teacher alone (the student stands still, and is tested once), both, the student.
+    assert stand_in.tested == {"watched": 1 + 2 + 1, "captured": 1 + 2 + 1, "replayed": 1 + 2 + 1}
+
+
+def test_a_fixed_teacher_is_tested_once_and_never_captured(tmp_path, display, ahead, monkeypatch):
+    monkeypatch.setattr(TensorSplit, "evaluated_at_once", 64)  # four whole batches and one of 44
+    stand_in = plain_and_ahead(tmp_path, display, ahead, make_config(method="kd", epochs=2, data=TESTS))
+    assert stand_in.tested == {"watched": 1, "captured": 1, "replayed": 2 * 4 - PLAIN_BATCHES}
 
 
 def test_without_a_graph_test_batches_are_plain(tmp_path, display, ahead):
@@ -153,11 +162,60 @@ def test_without_a_graph_test_batches_are_plain(tmp_path, display, ahead):
 
 
 def test_test_batches_that_a_replay_would_freeze_stay_plain(tmp_path, display, ahead):
-    stand_in = plain_and_ahead(tmp_path, display, ahead, make_config(data=TESTS), waits_in_tests="a line waits")
+    config = make_config(epochs=3, data=TESTS)
+    stand_in = plain_and_ahead(tmp_path, display, ahead, config, waits_in_tests="a line waits")
     assert stand_in.tested == {"watched": 1, "captured": 0, "replayed": 0}
     assert stand_in.replayed > 0  # of steps, which is another matter
     notes = [note for note in display.notes if "CUDA graph" in note]
     assert notes == ["test batches are not replayed as a CUDA graph: a line waits"]
+
+
+class FailsInTests(StandIn):
+    """Test batches can't be captured."""
+
+    def capture(self, work):
+        if torch.is_grad_enabled():
+            return super().capture(work)
+        raise RuntimeError("not while testing")
+
+
+def test_a_capture_of_test_batches_that_fails_has_the_steps_captured_anew(tmp_path, display, ahead, monkeypatch):
+    """It detaches other graphs from the generator of random numbers."""
+    config = make_config(method="none", epochs=5, data=TESTS)
+    train.train(config, tmp_path / "plain", display=display)
+    ahead()
+    stand_in = FailsInTests()
+    monkeypatch.setattr(loop, "recorder_for", lambda device: stand_in)
+    train.train(config, tmp_path / "ahead", display=display)
+    same_runs(tmp_path)
+    assert stand_in.captured == 2
+    assert stand_in.replayed == 5 * STEPS - 2 * PLAIN_STEPS
+    notes = [note for note in display.notes if "CUDA graph" in note]
+    assert notes == ["test batches are not replayed as a CUDA graph: RuntimeError: not while testing"]
+
+
+class Signalled(StandIn):
+    """A signal comes while test batches are captured."""
+
+    def capture(self, work):
+        if not torch.is_grad_enabled():
+            signal.raise_signal(signal.SIGTERM)
+            self.is_whole = True
+        return super().capture(work)
+
+
+def test_a_signal_waits_for_the_end_of_a_capture(tmp_path, display, ahead, monkeypatch):
+    config = make_config(method="none", epochs=4, data=TESTS)
+    train.train(config, tmp_path / "plain", display=display)
+    ahead()
+    stand_in = Signalled()
+    monkeypatch.setattr(loop, "recorder_for", lambda device: stand_in)
+    with pytest.raises(train.Interrupted):
+        train.train(config, tmp_path / "ahead", display=display)
+    assert stand_in.is_whole and stand_in.tested["captured"] == 1 and stand_in.tested["replayed"] == 0
+    ahead()
+    train.train(config, tmp_path / "ahead", resume=True, display=display)
+    same_runs(tmp_path)
 
 
 PHASES = {
@@ -250,7 +308,8 @@ def test_nan_is_found_before_a_signal_saves_it(tmp_path, display, stop_after, ah
 
 
 def test_a_capture_that_fails_leaves_the_training_as_it_was(tmp_path, display, ahead):
-    stand_in = plain_and_ahead(tmp_path, display, ahead, make_config(), fails=RuntimeError("not while capturing\nmore"))
+    config = make_config(epochs=3)
+    stand_in = plain_and_ahead(tmp_path, display, ahead, config, fails=RuntimeError("not while capturing\nmore"))
     assert (stand_in.captured, stand_in.replayed) == (1, 0)
     notes = [note for note in display.notes if "CUDA graph" in note]
     why = "are not replayed as a CUDA graph: RuntimeError: not while capturing"
@@ -309,10 +368,13 @@ def test_steps_that_a_replay_would_freeze_stay_plain(tmp_path, display, ahead, m
     if case == "extra state":
         monkeypatch.setattr(cls, "get_extra_state", lambda self: {"step": 1}, raising=False)
         monkeypatch.setattr(cls, "set_extra_state", lambda self, state: None, raising=False)
-    stand_in = plain_and_ahead(tmp_path, display, ahead, make_config(method="none"), **arguments)
+    stand_in = plain_and_ahead(tmp_path, display, ahead, make_config(method="none", epochs=3), **arguments)
     assert (stand_in.watched_steps, stand_in.captured) == (1, 0)
     notes = [note for note in display.notes if "CUDA graph" in note]
-    assert len(notes) == 1 and notes[0].startswith(f"steps are not replayed as a CUDA graph: {why}")
+    named = ["steps", "test batches"] if case == "extra state" else ["steps"]  # the others are of steps alone
+    assert len(notes) == len(named)
+    for what, note in zip(named, notes, strict=True):
+        assert note.startswith(f"{what} are not replayed as a CUDA graph: {why}")
 
 
 def test_dropout_on_the_cpu_draws_on_the_host(tmp_path, display, ahead):
@@ -449,9 +511,9 @@ def test_replayed_test_batches_on_a_gpu():
     digits = data.load(make_config(data=TESTS).data, device)
     net = models.create("resnet8", num_classes=10, in_channels=1).to(device)
     recorder = CudaRecorder(device)
-    replayed = ReplayedTally(recorder, notes.append)
+    replayed = ReplayedTally(recorder, lambda: None, lambda: None, Stop(), notes.append)
     with recorder.running():
-        for _ in range(4):
+        for _ in range(PLAIN_BATCHES + 3):
             with torch.no_grad():
                 for tensor in (*net.parameters(), *net.buffers()):
                     if tensor.is_floating_point():

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from test_run import assert_same, metrics, weights
 
 from adderkit import models, train
-from adderkit.data import load
-from adderkit.nn import Adder2d
+from adderkit.data import Split, load
+from adderkit.nn import start_from_twin
 from adderkit.train import loop
 from adderkit.train.config import BaseConfig, config_type
-from adderkit.train.start import check_twin, start_from_twin
 from adderkit.train.teacher import cached_folder, teacher_config
 
 
@@ -24,48 +22,16 @@ def make_config(**values: Any) -> BaseConfig:
     return config_type()(**{**base, **values})
 
 
-@pytest.mark.parametrize("name", ["resnet8", "vgg_small", "resnet18", "resnet50"])
-def test_filters_are_the_twins_standardised_and_the_rest_is_as_it_is(name):
-    torch.manual_seed(1)
-    teacher = models.create(name, "conv", 10)
-    with torch.no_grad():
-        for parameter in teacher.parameters():
-            parameter.normal_(0.3, 0.02)
-    student = models.create(name, "adder", 10)
-    before = {key: value.clone() for key, value in student.state_dict().items()}
-    check_twin(student, teacher)
-    start_from_twin(student, teacher)
-    twins = teacher.state_dict()
-    adders = {f"{path}.weight" for path, module in student.named_modules() if isinstance(module, Adder2d)}
-    assert len(adders) > 3
-    copied = {key for key, _ in student.named_parameters()} & twins.keys()
-    for key, value in student.state_dict().items():
-        if key in adders:
-            filters = twins[key].double().numpy()
-            expected = (filters - np.mean(filters)) / np.sqrt(np.mean((filters - np.mean(filters)) ** 2))
-            np.testing.assert_allclose(value.numpy(), expected, atol=2e-5)
-        elif key in copied:
-            assert torch.equal(value, twins[key]), key
-        else:  # running statistics, and a normalisation that the adder network has alone
-            assert torch.equal(value, before[key]), key
-
-
-def test_all_alike_filters_become_zero():
-    student, teacher = (models.create("resnet8", layer, 10) for layer in ("adder", "conv"))
-    with torch.no_grad():
-        for parameter in teacher.parameters():
-            parameter.fill_(0.5)
-    start_from_twin(student, teacher)
-    layer = next(module for module in student.modules() if isinstance(module, Adder2d))
-    assert torch.equal(layer.weight, torch.zeros_like(layer.weight))
-
-
 REFUSED = {
     "no teacher": ({"method": "none"}, "`start` \\(=teacher\\): the method has no teacher; it must be own"),
-    "conv": ({"method": "kd", "layer": "conv"}, "`start` \\(=teacher\\) is for adder students"),
-    "other depth": (
+    "conv": ({"method": "kd", "layer": "conv"}, "`start` \\(=teacher\\): the student has no adder layers"),
+    "deeper": (
+        {"method": "kd", "teacher": "resnet20", "student": "resnet8"},
+        "`start` \\(=teacher\\): the teacher is not the student's twin: `layer1.1.conv1.weight` is .*, missing here",
+    ),
+    "another family": (
         {"method": "kd", "teacher": "resnet20", "student": "vgg_small"},
-        "`start` \\(=teacher\\): the teacher must be the student's twin, but has no convolution `",
+        "`start` \\(=teacher\\): the teacher is not the student's twin: its `.*` is not the convolution of that layer",
     ),
     "unknown": ({"start": "twin"}, "start"),
 }
@@ -140,3 +106,27 @@ def test_a_run_can_not_go_on_with_another_start(tmp_path, display, stop_after):
         train.train(make_config(), tmp_path / "run", display=stop_after(1))
     with pytest.raises(ValueError, match="start"):
         train.train(make_config(start="own"), tmp_path / "run", resume=True, display=display)
+
+
+def test_a_broken_first_image_leaves_the_student_as_it_was(tmp_path, display, monkeypatch):
+    """Its weights lie beside figures of its random ones; the run goes on from there to the same end."""
+    config = make_config(epochs=2, pkkd={"head_start": 0.5})
+    train.train(config, tmp_path / "whole", display=display)
+    original = Split.batches
+
+    def breaking(self, *arguments, **options):
+        if options.get("epoch") == 1 and options.get("seed") is not None:
+            raise OSError("a broken image")
+        return original(self, *arguments, **options)
+
+    def lazily(self, *arguments, **options):
+        yield from breaking(self, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Split, "batches", lazily)
+        with pytest.raises(OSError, match="a broken image"):
+            train.train(config, tmp_path / "parts", display=display)
+    torch.manual_seed(config.seed)
+    assert_same(weights(tmp_path / "parts"), models.create("resnet8", num_classes=10, in_channels=1).state_dict())
+    train.train(config, tmp_path / "parts", resume=True, display=display)
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))

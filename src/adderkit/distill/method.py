@@ -14,7 +14,7 @@ own for each image come from drawing for the images of all and taking its rows, 
 One GPU: a step is captured as a CUDA graph, once in every phase, and replayed. Python runs in `losses` only until
 then, so what changes from step to step must be tensors on the device: buffers, random numbers drawn there. A method
 that reads a value on the host, draws there, has a buffer on the CPU or `get_extra_state` is noticed, and its steps stay
-plain.
+plain. Test batches are captured and replayed alike, through the hooks that `setup` put on the student.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Method(nn.Module):
         Args:
             student: may be given hooks (dropout before the classifier, say).
             example: a batch run in evaluation mode, without gradients. Take shapes from it, not values: a fixed teacher
-                may get its weights later.
+                may get its weights later, and so may the student (where it begins with its twin's).
 
         Returns:
             Handles of every hook put on the student: removed when training ends, so that nothing is left on it.

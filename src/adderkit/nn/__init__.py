@@ -10,6 +10,7 @@ from adderkit.nn.normalisation import unnormalised, warn_unnormalised
 from adderkit.nn.official import load_official
 from adderkit.nn.sync_batch_norm import SyncBatchNorm, batch_norm_of_all, synchronise
 from adderkit.nn.transpose import AdderTranspose2d
+from adderkit.nn.twin import check_twin, start_from_twin
 
 __all__ = [
     "Adder1d",
@@ -21,8 +22,10 @@ __all__ = [
     "SyncBatchNorm",
     "adder_parameters",
     "batch_norm_of_all",
+    "check_twin",
     "convert",
     "load_official",
+    "start_from_twin",
     "synchronise",
     "unnormalised",
     "warn_unnormalised",

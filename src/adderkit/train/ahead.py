@@ -12,6 +12,7 @@ from adderkit.distill import Phase
 from adderkit.train.distributed import Processes
 from adderkit.train.graph import Batch, CudaRecorder, Recorder, Replayed
 from adderkit.train.graph_evaluation import ReplayedTally
+from adderkit.train.interrupt import Stop
 from adderkit.train.step import Figures, Step, Sums
 
 # Steps whose figures are under way. It bounds what is done in vain after a NaN, and what SIGTERM waits for.
@@ -34,16 +35,17 @@ class Ahead:
     Args:
         step: does one.
         recorder: captures them; None: they are not captured.
-        note: told why they are not, where they can't be.
+        stop: knows of signals.
+        note: told why steps are not captured, where they can't be.
 
     Attributes:
         tally: what `evaluate` takes, captured alike.
     """
 
-    def __init__(self, step: Step, recorder: Recorder | None, note: Callable[[str], None]) -> None:
+    def __init__(self, step: Step, recorder: Recorder | None, stop: Stop, note: Callable[[str], None]) -> None:
         self._step, self._recorder = step, recorder
         self._replayed = Replayed(step, recorder, note)
-        self.tally = ReplayedTally(recorder, note)
+        self.tally = ReplayedTally(recorder, step.host_state, self._replayed.begin_phase, stop, note)
         self._waiting: deque[tuple[int, _OnItsWay]] = deque()
 
     def running(self) -> AbstractContextManager[None]:
@@ -53,6 +55,7 @@ class Ahead:
     def begin_phase(self) -> None:
         """The next step is the first of a phase."""
         self._replayed.begin_phase()
+        self.tally.begin_phase()
 
     def do(self, number: int, batch: Batch, phase: Phase) -> None:
         """One step, at the rates that are set.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from adderkit.data import ImageData
 from adderkit.distill import Batch, Method, Phase, TapPairs, TeacherNeed
 from adderkit.models import Network
-from adderkit.nn import synchronise
+from adderkit.nn import start_from_twin, synchronise
 from adderkit.train.ahead import BEHIND, Ahead, is_ahead, recorder_for
 from adderkit.train.checkpoint import Checkpoints
 from adderkit.train.config import BaseConfig
@@ -29,7 +29,6 @@ from adderkit.train.net import Meter, Net
 from adderkit.train.randomness import random_state, set_random_state
 from adderkit.train.record import Events, Record, Row, checked_rows
 from adderkit.train.schedule import Schedule
-from adderkit.train.start import start_from_twin
 from adderkit.train.step import Figures, Step
 from adderkit.train.weights import NetworkInfo, save_network
 
@@ -136,7 +135,7 @@ class Trainer:
                 step = Step(self.student, self.teacher, self.method, self.config.accumulate, self.processes)
                 done = self.epoch * self.steps + self.step
                 self.display.start(self._title(), self.schedule.epochs, self.steps, done)
-                with self._events() as events, self._running(step):
+                with self._events() as events, self._running(step, stop):
                     self._fit(stop, events, step)
             finally:
                 self.close()
@@ -146,13 +145,13 @@ class Trainer:
     def _events(self) -> AbstractContextManager[Events | None]:
         return Events(self.folder, self.record.rows) if self.processes.is_first else nullcontext()
 
-    def _running(self, step: Step) -> AbstractContextManager[None]:
+    def _running(self, step: Step, stop: Stop) -> AbstractContextManager[None]:
         if not self._is_ahead:
             if self.device.type == "cuda" and self.config.cuda_graph:
                 self.display.note(f"steps are not replayed as a CUDA graph: {self.processes.count} processes train")
             return nullcontext()
         recorder = recorder_for(self.device) if self.config.cuda_graph else None
-        self._ahead = Ahead(step, recorder, self.display.note)
+        self._ahead = Ahead(step, recorder, stop, self.display.note)
         return self._ahead.running()
 
     def _fit(self, stop: Stop, events: Events | None, step: Step) -> None:
@@ -192,8 +191,6 @@ class Trainer:
         config, phase = self.config, self.schedule.phase(self.epoch)
         self._set_modes(phase)
         begin = time.monotonic()
-        if self.step == 0 and self.schedule.begins_student(self.epoch):
-            self._begin_student()
         parts = self.data.train.batches(
             config.batch_size, seed=config.seed, epoch=self.epoch, start=self.step, share=self._share
         )
@@ -206,6 +203,8 @@ class Trainer:
                 self._check_finite()
                 self._save_state()
                 raise
+            if self.step == 0 and self.schedule.begins_student(self.epoch):
+                self._begin_student()
             batch = chain([first], islice(parts, config.accumulate - 1))
             del first  # not held while the next one is made
             self._train_step(step, batch, phase)
@@ -223,7 +222,7 @@ class Trainer:
         self.seconds += time.monotonic() - begin
 
     def _begin_student(self) -> None:
-        """Before its first step; a run that stops before that step is done begins once more, on the same weights."""
+        """Before its first step, whose images are there; a run that stops before that step is done does so again."""
         if self.config.start == "teacher" and self.teacher is not None:
             start_from_twin(self.student.network, self.teacher.network)
 
@@ -361,7 +360,8 @@ class Trainer:
         earlier = self.record.tested(net.name)
         if earlier and self._stood_still(net, phase, since=earlier[-1]["phase"]):
             return Scores(*(earlier[-1][f"test_{name}"] for name in Scores._fields))
-        of_batch = tally if self._ahead is None else self._ahead.tally
+        # A fixed teacher is tested once: a graph would not pay.
+        of_batch = tally if self._ahead is None or net.optimizer is None else self._ahead.tally
         scores = evaluate(net.network, self.data.test, self.processes.share(), of_batch)
         net.taps.clear()  # of the last test batch: 180 MB for ResNet-20, in the next step's way
         if not math.isfinite(scores.loss):

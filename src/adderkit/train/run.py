@@ -15,7 +15,7 @@ from adderkit.data import ImageData, load
 from adderkit.data.sift import describe
 from adderkit.distill import TeacherNeed, method_type
 from adderkit.models import Network
-from adderkit.nn import warn_unnormalised
+from adderkit.nn import check_twin, warn_unnormalised
 from adderkit.train import environment
 from adderkit.train.config import BaseConfig
 from adderkit.train.display import Display, SilentDisplay, make_display
@@ -26,7 +26,6 @@ from adderkit.train.interrupt import Interrupted, Stop
 from adderkit.train.loop import Trainer
 from adderkit.train.randomness import random_state, seed_all, set_random_state
 from adderkit.train.record import SKIPPED_FILE, read_summary, write_skipped, write_summary
-from adderkit.train.start import check_twin
 from adderkit.train.teacher import cached_folder, cached_teacher, new_teacher, teacher_config
 
 
@@ -196,7 +195,7 @@ def _trainer(
     seed_all(config.seed)
     student = models.create(config.student, config.layer, len(data.classes), data.channels)
     if config.start == "teacher":
-        check_twin(student, teacher)
+        _check_start(student, teacher)
     for network in (student, teacher):
         if network is not None:
             network.to(device=device, memory_format=_layout(network, device))  # type: ignore[call-overload]
@@ -210,6 +209,15 @@ def _trainer(
     data.facts()  # decodes the test images of a streamed set: a broken one is found before anything is written
     seed_all(config.seed)  # the method's own initial values do not depend on the nets'
     return Trainer(config, data, student, teacher, method, out, display, device, processes)
+
+
+def _check_start(student: Network, teacher: Network | None) -> None:
+    if teacher is None:
+        raise ValueError("`start` (=teacher): the method has no teacher; it must be own")
+    try:
+        check_twin(student, teacher)
+    except ValueError as error:
+        raise ValueError(f"`start` (=teacher): {error}; it must be own") from None
 
 
 def _layout(network: Network, device: torch.device) -> torch.memory_format:

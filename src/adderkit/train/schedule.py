@@ -40,8 +40,7 @@ class Schedule:
 
     def begins_student(self, epoch: int) -> bool:
         """Whether an epoch is the first in which the student is trained."""
-        trained = [index for index, phase in enumerate(self.phases) if phase.trains_student]
-        return trained[:1] == [self.phase_index(epoch)] and (epoch == 0 or self.ends_phase(epoch - 1))
+        return self.phase(epoch).trains_student and not any(self.phase(past).trains_student for past in range(epoch))
 
     def student_factor(self, time: float) -> float:
         """Factor on the student's rate at `time`, in epochs since the start of the run."""

@@ -1,0 +1,147 @@
+"""All that a GPU must show, in one command: tests, checks, then ResNet-20 by every method, as far as the time reaches.
+
+    python benchmarks/gpu_sitting.py OUT SECONDS [options of `adderkit table`: --seeds 0 1 --data.name parquet ...]
+
+The same command again goes on where it stopped, on another machine too if OUT comes along: what ended well is not done
+again unless its command has changed, what failed is tried again after the rest. It runs from a checkout, with or
+without an installed adderkit.
+
+Exit codes: 0 all is done; 1 something failed, the rest was done all the same; 2 no GPU; 75 the time is over or SIGTERM
+came, 130 Ctrl-C: every training has saved its state.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+_GRACE = 60.0  # seconds from SIGTERM to SIGKILL: a training saves within a step
+
+
+def steps(out: Path, options: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Names and arguments of Python, the most wanted first."""
+    table = ["-m", "adderkit", "table"]
+    often = ["--save_every", "10", *options]
+    yield "tests", ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ops/gpu", "tests/train/test_graph.py"]
+    yield "check", ["benchmarks/gpu_check.py", "--cases", "60", "--json", str(out / "gpu_check.json")]
+    yield "first", [*table, "table1", "--out", str(out / "table1"), "--rows", "CNN", "ANN", "PKKD", *often]
+    yield "table1", [*table, "table1", "--out", str(out / "table1"), *often]
+    yield "ablation", [*table, "ablation", "--out", str(out / "ablation"), *often]
+
+
+class Sitting:
+    """Runs steps within a time, and keeps in `OUT/sitting.json` how each ended.
+
+    Args:
+        out: the folder of figures and trainings; exists.
+        seconds: of the sitting.
+        python: runs the steps.
+    """
+
+    def __init__(self, out: Path, seconds: float, python: str) -> None:
+        self._out, self._python = out, python
+        self._end = time.monotonic() + seconds
+        self._file = out / "sitting.json"
+        self._ends: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {}
+        self._process: subprocess.Popen[str] | None = None
+        self._number = 0  # of the signal that came
+
+    def run(self, wanted: list[tuple[str, list[str]]]) -> int:
+        """All steps that have not ended well; the exit code of the sitting."""
+        left = [step for step in wanted if self._code(step) != 0]
+        for name, arguments in sorted(left, key=lambda step: self._code(step) is not None):
+            if self._is_over():
+                break
+            print(f"== {name}", flush=True)
+            code = self._do(name, [self._python, *arguments])
+            if self._is_over() or code in (75, 130):
+                break
+            self._keep(name, {"arguments": arguments, "code": code})
+            if code:
+                print(f"== {name} failed with exit code {code}, see {self._out / name}.log", flush=True)
+        codes = [self._code(step) for step in wanted]
+        if self._number or None in codes:
+            print("== stopped; the same command goes on", flush=True)
+            return 130 if self._number == signal.SIGINT else 75
+        return 1 if any(codes) else 0
+
+    def stop(self, number: int, frame: object) -> None:
+        """Tells the step under way to save and end."""
+        self._number = self._number or number
+        if self._process is not None:
+            self._process.terminate()
+
+    def _is_over(self) -> bool:
+        return bool(self._number) or time.monotonic() >= self._end
+
+    def _code(self, step: tuple[str, list[str]]) -> int | None:
+        """How a step ended; None where it has not, with these arguments."""
+        end = self._ends.get(step[0], {})
+        return end.get("code") if end.get("arguments") == step[1] else None
+
+    def _keep(self, name: str, end: dict[str, Any]) -> None:
+        self._ends[name] = end
+        temporary = self._file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self._ends, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(self._file)
+
+    def _do(self, name: str, command: list[str]) -> int:
+        paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHONUNBUFFERED": "1",
+            "ADDERKIT_HOME": str(self._out / "home"),  # fixed teachers come along
+        }
+        # A session of its own: Ctrl-C reaches this script alone, which tells the step once.
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        self._process = process
+        left = max(self._end - time.monotonic(), 0)
+        timers = [threading.Timer(left, process.terminate), threading.Timer(left + _GRACE, process.kill)]
+        for timer in timers:
+            timer.daemon = True
+            timer.start()
+        if self._number:  # it came just before there was a process
+            process.terminate()
+        with process, open(self._out / f"{name}.log", "a", encoding="utf-8", buffering=1) as log:
+            log.write(f"$ {shlex.join(command)}\n")
+            for line in process.stdout or ():
+                print(line, end="", flush=True)
+                log.write(line)
+        for timer in timers:
+            timer.cancel()
+        self._process = None
+        return process.returncode
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) < 2 or not arguments[1].replace(".", "", 1).isdigit():
+        print(__doc__, file=sys.stderr)
+        return 2
+    import torch
+
+    if not torch.cuda.is_available():
+        print("torch sees no CUDA device here", file=sys.stderr)
+        return 2
+    out = Path(arguments[0]).absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    sitting = Sitting(out, float(arguments[1]), sys.executable)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, sitting.stop)
+    return sitting.run(list(steps(out, arguments[2:])))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
