@@ -1,0 +1,31 @@
+"""The record in docs/results/study: every finished training has the configuration that its row of the plan states."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from adderkit import tables, train
+from adderkit.tables.definition import row_config
+from adderkit.tables.grid import slug
+from adderkit.train.folder import decisive
+
+STUDY = Path(__file__).parents[1] / "docs" / "results" / "study"
+PLANS = sorted(path for path in STUDY.glob("*.yaml") if "\nrows:" in path.read_text())
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda path: path.stem)
+def test_every_training_is_what_its_row_says(plan):
+    folder = STUDY / "trainings" / plan.stem
+    rows = {slug(row.name): row for row in tables.load_table(str(plan)).rows}
+    configs = {name: row_config(row) for name, row in rows.items()}  # of rows without a training too
+    finished = {path.name for path in folder.iterdir() if path.is_dir()} if folder.exists() else set()
+    assert finished <= rows.keys()
+    for name in sorted(finished):
+        for run in folder.joinpath(name).glob("seed-*"):
+            wanted = configs[name].model_copy(update={"seed": int(run.name.removeprefix("seed-"))})
+            assert decisive(train.load_recipe(run / "config.yaml")) == decisive(wanted), run
+            summary = json.loads((run / "summary.json").read_text())
+            assert (summary["seed"], summary["epochs"]) == (wanted.seed, wanted.epochs)
