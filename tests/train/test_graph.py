@@ -79,10 +79,10 @@ class StandIn:
 
 @pytest.fixture
 def ahead(monkeypatch) -> Callable[..., StandIn]:
-    """From its call on, trainings run ahead of the CPU."""
+    """From its call on, trainings run ahead of the CPU, with the kind of stand-in that is given."""
 
-    def begin(**arguments: Any) -> StandIn:
-        stand_in = StandIn(**arguments)
+    def begin(kind: type[StandIn] = StandIn, **arguments: Any) -> StandIn:
+        stand_in = kind(**arguments)
         monkeypatch.setattr(loop, "is_ahead", lambda device, processes: processes.count == 1)
         monkeypatch.setattr(loop, "recorder_for", lambda device: stand_in)
         return stand_in
@@ -179,15 +179,10 @@ class FailsInTests(StandIn):
         raise RuntimeError("not while testing")
 
 
-def test_a_capture_of_test_batches_that_fails_has_the_steps_captured_anew(tmp_path, display, ahead, monkeypatch):
+def test_a_capture_of_test_batches_that_fails_has_the_steps_captured_anew(tmp_path, display, ahead):
     """It detaches other graphs from the generator of random numbers."""
     config = make_config(method="none", epochs=5, data=TESTS)
-    train.train(config, tmp_path / "plain", display=display)
-    ahead()
-    stand_in = FailsInTests()
-    monkeypatch.setattr(loop, "recorder_for", lambda device: stand_in)
-    train.train(config, tmp_path / "ahead", display=display)
-    same_runs(tmp_path)
+    stand_in = plain_and_ahead(tmp_path, display, ahead, config, kind=FailsInTests)
     assert stand_in.captured == 2
     assert stand_in.replayed == 5 * STEPS - 2 * PLAIN_STEPS
     notes = [note for note in display.notes if "CUDA graph" in note]
@@ -197,6 +192,8 @@ def test_a_capture_of_test_batches_that_fails_has_the_steps_captured_anew(tmp_pa
 class Signalled(StandIn):
     """A signal comes while test batches are captured."""
 
+    is_whole = False
+
     def capture(self, work):
         if not torch.is_grad_enabled():
             signal.raise_signal(signal.SIGTERM)
@@ -204,12 +201,10 @@ class Signalled(StandIn):
         return super().capture(work)
 
 
-def test_a_signal_waits_for_the_end_of_a_capture(tmp_path, display, ahead, monkeypatch):
+def test_a_signal_waits_for_the_end_of_a_capture(tmp_path, display, ahead):
     config = make_config(method="none", epochs=4, data=TESTS)
     train.train(config, tmp_path / "plain", display=display)
-    ahead()
-    stand_in = Signalled()
-    monkeypatch.setattr(loop, "recorder_for", lambda device: stand_in)
+    stand_in = ahead(Signalled)
     with pytest.raises(train.Interrupted):
         train.train(config, tmp_path / "ahead", display=display)
     assert stand_in.is_whole and stand_in.tested["captured"] == 1 and stand_in.tested["replayed"] == 0

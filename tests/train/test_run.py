@@ -44,6 +44,17 @@ def metrics(folder):
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
 
+def check_goes_on(config: BaseConfig, tmp_path: Path, display: Any, interrupting: Any) -> None:
+    """A run that a display interrupts goes on to the end of an undisturbed one, to the last bit of both nets."""
+    train.train(config, tmp_path / "whole", display=display)
+    with pytest.raises(train.Interrupted):
+        train.train(config, tmp_path / "parts", display=interrupting)
+    train.train(config, tmp_path / "parts", resume=True, display=display)
+    for name in ("last", "teacher"):
+        assert_same(weights(tmp_path / "whole", name), weights(tmp_path / "parts", name))
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+
+
 def test_files_of_a_run(make_config, tmp_path, display):
     summary = train.train(make_config(), tmp_path / "run", display=display)
     folder = tmp_path / "run"
@@ -79,13 +90,7 @@ def test_head_start_and_rare_tests(make_config, tmp_path, display):
 @pytest.mark.parametrize("steps", [1, 2])
 def test_head_start_goes_on_to_the_same_end(make_config, tmp_path, display, stop_after, steps):
     config = make_config(epochs=1, test_every=2, pkkd={"head_start": 1})
-    train.train(config, tmp_path / "whole", display=display)
-    with pytest.raises(train.Interrupted):
-        train.train(config, tmp_path / "parts", display=stop_after(steps))
-    train.train(config, tmp_path / "parts", resume=True, display=display)
-    for name in ("last", "teacher"):
-        assert_same(weights(tmp_path / "whole", name), weights(tmp_path / "parts", name))
-    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+    check_goes_on(config, tmp_path, display, stop_after(steps))
 
 
 def test_saved_student_scores_what_the_summary_says(make_config, tmp_path, display):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_run import assert_same, metrics, weights
+from test_run import assert_same, check_goes_on, weights
 
 from adderkit import models, train
 from adderkit.data import Split, load
@@ -84,13 +84,7 @@ def test_own_is_the_default(tmp_path, display, monkeypatch):
 def test_goes_on_to_the_same_end(tmp_path, display, stop_after, steps):
     """Stopped while the teacher is alone (3), at the end of that (8), in the student's first epoch, and later."""
     config = make_config(epochs=3, pkkd={"head_start": 0.67})
-    train.train(config, tmp_path / "whole", display=display)
-    with pytest.raises(train.Interrupted):
-        train.train(config, tmp_path / "parts", display=stop_after(steps))
-    train.train(config, tmp_path / "parts", resume=True, display=display)
-    for name in ("last", "teacher"):
-        assert_same(weights(tmp_path / "whole", name), weights(tmp_path / "parts", name))
-    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+    check_goes_on(config, tmp_path, display, stop_after(steps))
 
 
 def test_runs_that_start_differently_share_a_teacher():
