@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,8 @@ def test_every_training_is_what_its_row_says(plan):
     for name in sorted(finished):
         for run in folder.joinpath(name).glob("seed-*"):
             wanted = configs[name].model_copy(update={"seed": int(run.name.removeprefix("seed-"))})
+            text = (run / "config.yaml").read_text()
+            assert not re.search(r"^  (root|train|test): .*/", text, re.MULTILINE), f"{run}: a path of some machine"
             assert decisive(train.load_recipe(run / "config.yaml")) == decisive(wanted), run
             summary = json.loads((run / "summary.json").read_text())
             assert (summary["seed"], summary["epochs"]) == (wanted.seed, wanted.epochs)
