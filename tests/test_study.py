@@ -10,7 +10,6 @@ import pytest
 
 from adderkit import tables, train
 from adderkit.tables.definition import row_config
-from adderkit.tables.grid import slug
 from adderkit.train.folder import decisive
 
 STUDY = Path(__file__).parents[1] / "docs" / "results" / "study"
@@ -20,7 +19,7 @@ PLANS = sorted(path for path in STUDY.glob("*.yaml") if "\nrows:" in path.read_t
 @pytest.mark.parametrize("plan", PLANS, ids=lambda path: path.stem)
 def test_every_training_is_what_its_row_says(plan):
     folder = STUDY / "trainings" / plan.stem
-    rows = {slug(row.name): row for row in tables.load_table(str(plan)).rows}
+    rows = {row.folder: row for row in tables.load_table(str(plan)).rows}
     configs = {name: row_config(row) for name, row in rows.items()}  # of rows without a training too
     finished = {path.name for path in folder.iterdir() if path.is_dir()} if folder.exists() else set()
     assert finished <= rows.keys()

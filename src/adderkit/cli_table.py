@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,21 +17,22 @@ from rich.markdown import Markdown
 
 from adderkit import tables
 from adderkit.cli_options import parse, values
+from adderkit.distill import TeacherNeed, method_type
 from adderkit.options import Options
-from adderkit.tables.definition import row_config
+from adderkit.tables import notes
 from adderkit.train import BaseConfig, config_type
-from adderkit.train.folder import decisive
+from adderkit.train.folder import locked
 
-_OWN_DIFFERENCES = {"seed", "device", "data.root", "data.workers"}  # which change no figure that a paper states
+_TEACHERS = (TeacherNeed.FIXED, TeacherNeed.PROGRESSIVE)
 
 
 class TableOptions(Options):
     """Runs a table of the paper: every row's training for every seed."""
 
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
-    """of the trainings; a row's mean and deviation are over them"""
+    """of the trainings, instead of the recipes' own; a row's mean and deviation are over them"""
     rows: tuple[str, ...] = ()
-    """only these rows, by name; default: all"""
+    """train only these rows, by name; default: all. The table shows what else is finished in its folder"""
     jobs: int | None = Field(default=None, ge=1, le=4096)
     """trainings at a time; default: one for each core, a single one on a GPU"""
 
@@ -51,41 +54,90 @@ def run(arguments: list[str], description: str) -> int:
     options = TableOptions(**values(given, TableOptions))
     if len(set(options.seeds)) < len(options.seeds):
         raise ValueError(f"`seeds` (={options.seeds}) must differ")
-    table = tables.load_table(given.table).chosen(options.rows)
-    stated = {row.name: row_config(row) for row in table.rows}
-    configs = {row: _overridden(config, others) for row, config in stated.items()}
-    wanted = tables.cells(table, options.seeds, configs, given.out)
+    table = tables.load_table(given.table)
+    asked = table.chosen(options.rows).rows
+    stated = {row.name: tables.row_config(row) for row in asked}
+    configs = _overridden(stated, others)
+    wanted = tables.cells([(row, configs[row.name]) for row in asked], options.seeds, given.out)
     jobs, threads = _shared_cores(options.jobs, len(wanted), next(iter(configs.values())))
-    differences = _differences(stated, configs)
+    with locked(given.out):
+        return _run(given.out, table, wanted, (jobs, threads), others)
+
+
+def _run(
+    out: Path,
+    table: tables.Table,
+    wanted: list[tables.Cell],
+    shares: tuple[int, int],
+    words: list[str],
+) -> int:
+    """Trains in a folder that is locked, and keeps the table there up to date."""
+    found, left_out = _found(table, wanted, out, words)
+    shown = table.chosen(tuple({cell.row.name for cell in [*wanted, *found]}))
+    below = [*notes.of_rows(shown), *notes.of_command_line([*found, *wanted]), *left_out]
 
     def write(failed: list[tables.Failed]) -> None:
-        given.out.mkdir(parents=True, exist_ok=True)
-        notes = [
-            *differences,
-            *(
-                f"{f.cell.row.name}, seed {f.cell.seed}: failed with exit code {f.code}: "
-                f"{f.reason.splitlines()[-1] if f.reason else 'it says nothing'}"
-                for f in failed
-            ),
-        ]
-        tables.write_table(given.out, table, tables.read_results(table, wanted), notes)
+        bad = {failure.cell.folder for failure in failed}
+        readable = [cell for cell in [*wanted, *found] if cell.folder not in bad]
+        tables.write_table(out, shown, tables.read_results(shown, readable), [*below, *map(str, failed)])
 
+    stopped = 0
     try:
-        failed = tables.run_cells(wanted, jobs, threads, _note, lambda: write([]))
+        failed = tables.run_cells(wanted, *shares, _note, write)
     except tables.Stopped as stop:
-        write([])
-        print(f"stopped; every training has saved its state. The same command goes on: {given.out}", file=sys.stderr)
-        return 130 if stop.number == 2 else 75
+        failed, stopped = stop.failed, 130 if stop.number == signal.SIGINT else 75
     write(failed)
-    Console().print(Markdown((given.out / "table.md").read_text(encoding="utf-8")))
-    print(f"table: {given.out / 'table.md'}")
+    if not stopped:
+        Console().print(Markdown((out / "table.md").read_text(encoding="utf-8")))
+    print(f"table: {out / 'table.md'}")
     for failure in failed:
-        print(f"{failure.cell.log}:\n{failure.reason}", file=sys.stderr)
-    return 1 if failed else 0
+        print(f"{failure.cell}, {failure.cell.log}:\n{failure.reason}", file=sys.stderr)
+    if stopped:
+        which = "every other training" if failed else "every training"
+        print(f"stopped; {which} has saved its state. The same command goes on: {out}", file=sys.stderr)
+    return stopped or int(bool(failed))
+
+
+def _found(
+    table: tables.Table, wanted: list[tables.Cell], out: Path, words: list[str]
+) -> tuple[list[tables.Cell], list[str]]:
+    """Other finished trainings in the folder, asked for before, with other `--rows` or `--seeds`: the table shows them.
+
+    Returns:
+        Them, and sentences on what is left out: damaged, or of another configuration.
+    """
+    asked = {cell.folder for cell in wanted}
+    cells: list[tables.Cell] = []
+    left_out: list[str] = []
+    for row in table.rows:
+        seeds = tables.finished_seeds(row, out)
+        if not seeds:
+            continue
+        try:
+            config = _overridden({row.name: tables.row_config(row)}, words, is_asked=False)[row.name]
+        except ValueError as error:
+            left_out.append(f"{row.name}: left out: {error}")
+            continue
+        for cell in tables.cells([(row, config)], seeds, out):
+            if cell.folder in asked:
+                continue
+            try:
+                cell.summary()
+            except ValueError as error:
+                left_out.append(f"{cell}: left out: {error}")
+            else:
+                cells.append(cell)
+    return cells, left_out
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The table's own words, and those of the trainings: options of a recipe, with their values."""
+    """The table's own words, and those of the trainings: options of a recipe, with their values.
+
+    Raises:
+        ValueError: the table's name does not come first; behind an option of the trainings it would be its value.
+    """
+    if not {"-h", "--help"} & set(arguments) and (not arguments or arguments[0].startswith("-")):
+        raise ValueError("the table comes first: adderkit table TABLE --out DIR ...")
     own_names = {"--out", *(f"--{name}" for name in TableOptions.model_fields), "-h", "--help"}
     own: list[str] = []
     others: list[str] = []
@@ -97,10 +149,40 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return own, others
 
 
-def _overridden(config: BaseConfig, words: list[str]) -> BaseConfig:
-    kind = type(config)
-    given = parse("adderkit table", "Options of every training, as `adderkit train` takes them.", config, [], words)
-    return config_type()(**values(given, kind))
+def _overridden(stated: dict[str, BaseConfig], words: list[str], is_asked: bool = True) -> dict[str, BaseConfig]:
+    """What the rows train, with what the command line overrides.
+
+    A teacher that it names is for the rows that can have it.
+
+    Args:
+        is_asked: refuse a teacher that none of the rows can have.
+    """
+    configs: dict[str, BaseConfig] = {}
+    given: dict[str, Any] = {}
+    taken: set[str] = set()
+    for name, before in stated.items():
+        kind = type(before)
+        parsed = parse(
+            "adderkit table", "Options of every training, as `adderkit train` takes them.", before, [], words
+        )
+        config = config_type()(**values(parsed, kind))
+        if config.seed != before.seed:
+            raise ValueError(f"`seed` (={config.seed}): a table's trainings have the seeds of `--seeds`")
+        need = method_type(config.method)(config.method_options()).teacher_need
+        for key, needs in (("teacher", _TEACHERS), ("teacher_run", _TEACHERS[:1])):
+            own, new = getattr(before, key), getattr(config, key)
+            if new != own:
+                given[key] = new
+                if need in needs:
+                    taken.add(key)
+                else:
+                    config = config.model_copy(update={key: own})
+        configs[name] = config
+    for key in given.keys() - taken:
+        if is_asked:
+            kind = "a fixed teacher" if key == "teacher_run" else "a teacher"
+            raise ValueError(f"`{key}` (={given[key]}): none of the rows has {kind}")
+    return configs
 
 
 def _shared_cores(jobs: int | None, trainings: int, config: BaseConfig) -> tuple[int, int]:
@@ -111,21 +193,6 @@ def _shared_cores(jobs: int | None, trainings: int, config: BaseConfig) -> tuple
     return jobs, max(1, cores // jobs)
 
 
-def _differences(stated: dict[str, BaseConfig], configs: dict[str, BaseConfig]) -> list[str]:
-    """Sentences on what the command line changed, alike for all rows or row by row."""
-    changes: dict[str, list[str]] = {}
-    for row, config in configs.items():
-        before, after = decisive(stated[row]), decisive(config)
-        for key in dict.fromkeys([*before, *after]):
-            if before.get(key) != after.get(key) and key not in _OWN_DIFFERENCES:
-                changes.setdefault(f"`{key}` is {after.get(key)}, in the recipe {before.get(key)}", []).append(row)
-    everywhere = [change for change, rows in changes.items() if len(rows) == len(configs)]
-    return [f"differs from the recipe: {c}" for c in everywhere] + [
-        f"differs from the recipe ({', '.join(rows)}): {change}"
-        for change, rows in changes.items()
-        if change not in everywhere
-    ]
-
-
 def _note(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    with suppress(OSError):  # the terminal is gone: the trainings are told to save, and nobody reads this
+        print(line, file=sys.stderr, flush=True)

@@ -12,14 +12,14 @@ _LONGEST = 200
 
 
 class Problem(NamedTuple):
-    """What is wrong with one key; `key` has a dot per level."""
+    """What is wrong with one key, which has a dot per level, or with the group as a whole (`key` empty)."""
 
     key: str
     before: str
     after: str
 
     def __str__(self) -> str:
-        return f"{self.before}`{self.key}`{self.after}"
+        return f"{self.before}`{self.key}`{self.after}" if self.key else self.after
 
 
 class OptionsError(ValueError):
@@ -73,7 +73,7 @@ def _problems(model: type[BaseModel], item: Any) -> list[Problem]:
         return [problem._replace(key=f"{key}.{problem.key}") for problem in cause.problems]
     value = f" (={brief(item['input'])})"
     if cause is not None:  # raised by a validator of the group itself
-        return [Problem(key, "", f"{value}: {cause}")]
+        return [Problem(key, "", f"{value}: {cause}" if key else str(cause))]
     if item["type"] == "extra_forbidden":
         near = _near(model, key)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""

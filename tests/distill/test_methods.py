@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from adderkit.distill import Batch, NetOutput, Phase, TeacherNeed, method_type
+from adderkit import models
+from adderkit.distill import Batch, NetOutput, Phase, TeacherNeed, method_type, register
 from adderkit.nn import Adder2d
 
 PHASE = Phase("train", 1)
@@ -220,6 +221,27 @@ def test_pkkd_maps_of_different_size_are_refused(batch, student_net):
     wrong = Batch(batch.images, batch.labels, batch.student, teacher, PHASE)
     with pytest.raises(ValueError, match=r"`a` gives the student \(3, 3\) pixels, its pair in the teacher \(5, 5\)"):
         make_pkkd(wrong, student_net)
+
+
+def test_pkkd_taps_of_nets_of_different_depth():
+    """`STUDENT=TEACHER` names a pair; a path alone is that of both nets."""
+    nets = [models.create(name, "conv") for name in ("resnet8", "resnet20")]
+    pairs = pkkd_with(taps=("layer1.0.conv2=layer1.2.conv2", "layer2.0.conv1")).tap_pairs(*nets)
+    assert pairs == (("layer1.0.conv2", "layer2.0.conv1"), ("layer1.2.conv2", "layer2.0.conv1"))
+    with pytest.raises(ValueError, match=r"finds 8 taps in the student .* match these nets by `stages`, or by module"):
+        pkkd_with(taps="operators").tap_pairs(*nets)
+    two, three = nn.Module(), nets[0]
+    two.stage_paths, two.first, two.second = ("first", "second"), nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+    with pytest.raises(ValueError, match=r"finds 2 taps in the student and 3 in .* match these nets by module paths"):
+        pkkd_with(taps="stages").tap_pairs(two, three)
+    for wrong in ("=layer1", "layer1=", "="):
+        with pytest.raises(ValueError, match=r"`pkkd.taps` \(=.*\) must be module paths, or pairs STUDENT=TEACHER"):
+            pkkd_with(taps=(wrong,)).tap_pairs(*nets)
+
+
+def test_a_method_has_a_key_as_its_name():
+    with pytest.raises(ValueError, match="the method 'my-logits' must have an identifier as its name"):
+        register("my-logits")
 
 
 def pkkd_with(**options):

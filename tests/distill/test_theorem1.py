@@ -68,8 +68,20 @@ def test_features_alone_are_positive_definite_and_the_sign_is_kept_apart(points,
 def test_the_whole_is_not_positive_definite():
     """Two points are enough: exp(-x.f) of 0 and 2 has the determinant 1 exp(-4) - 1 < 0."""
     x = tensor([[0.0], [2.0]])
-    gram = theorem1.convolution_kernel(x @ x.T, math.sqrt(0.5))
+    gram = theorem1.exact(x @ x.T, math.sqrt(0.5))
     assert torch.linalg.eigvalsh(gram).min() < -0.1
+
+
+def test_the_exact_kernel_is_not_limited():
+    """exp(15): `kernels.convolution_kernel` stops at exp(10)."""
+    assert theorem1.exact(tensor([-30.0]), 1.0).item() == pytest.approx(math.exp(15), rel=1e-14)
+    assert theorem1.truncated(tensor([-30.0]), 1.0, 80).item() == pytest.approx(math.exp(15), rel=1e-12)
+
+
+def test_features_of_high_degrees():
+    """One variable, degree 200: 200! is beyond float64, Phi_200(20)^2 = 400^200 / (2^200 200!) is not."""
+    found = theorem1.features(tensor([20.0]), 1.0, 200).item() ** 2
+    assert found == pytest.approx(float(Fraction(200) ** 200 / math.factorial(200)), rel=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +89,10 @@ def test_the_whole_is_not_positive_definite():
     [
         (lambda: theorem1.coefficient(-1, 1.0), r"`degree` \(=-1\) must be >= 0"),
         (lambda: theorem1.coefficient(2, 0.0), r"`sigma` \(=0.0\) must be a positive number"),
+        (lambda: theorem1.coefficient(2, 1e-200), r"`sigma` \(=1e-200\) must be a positive number"),
+        (lambda: theorem1.coefficient(2, math.inf), r"`sigma` \(=inf\) must be a positive number"),
+        (lambda: theorem1.coefficient(100, 0.01), r"`degree` \(=100\) with `sigma` \(=0.01\) gives a P_n beyond"),
+        (lambda: theorem1.features(torch.ones(2), 1.0, -1), r"`degree` \(=-1\) must be >= 0"),
         (lambda: theorem1.features(torch.ones(144), 1.0, 6), r"`degree` \(=6\) gives \d+ monomials in 144 variables"),
     ],
 )

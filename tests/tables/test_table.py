@@ -9,17 +9,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import adderkit
-from adderkit import cli, paths, tables
+from adderkit import cli, paths, tables, train
 from adderkit.distill import method_type
-from adderkit.tables.definition import row_config
-from adderkit.tables.grid import slug
+from adderkit.tables import row_config
 from adderkit.tables.results import estimate
+from adderkit.train.folder import locked
 
 TINY = ["--data.train_rows", "0:64", "--data.test_rows", "0:50", "--epochs", "1", "--device", "cpu"]
 
@@ -47,7 +48,6 @@ def test_every_shipped_table_is_whole(name):
     for row in table.rows:
         row_config(row)
         assert row.top1 is None or 50 < row.top1 < 100, row.name
-    assert len({slug(row.name) for row in table.rows}) == len(table.rows)
 
 
 def test_options_of_a_row_change_its_recipe(tmp_path):
@@ -55,16 +55,24 @@ def test_options_of_a_row_change_its_recipe(tmp_path):
     (tmp_path / "base.yaml").write_text("method: pkkd\nepochs: 7\npkkd: {alpha: 0.5, beta: 3.0}\n")
     rows = [
         {"name": "as it is", "recipe": "base.yaml"},
-        {"name": "changed", "recipe": "base.yaml", "options": {"pkkd": {"beta": 2.0}, "seed": 4}},
+        {"name": "changed", "recipe": "base.yaml", "options": {"pkkd": {"beta": 2.0}, "lr": 0.5}},
         {"name": "impossible", "recipe": "base.yaml", "options": {"pkkd": {"beta": -1}}},
+        {"name": "seeded", "recipe": "base.yaml", "options": {"seed": 4}},
+        {"name": "of another method", "recipe": "base.yaml", "options": {"sp": {"weight": 4}}},
     ]
     (tmp_path / "table.yaml").write_text(json.dumps({"title": "A test", "reference": "as it is", "rows": rows}))
-    plain, changed, impossible = tables.load_table(str(tmp_path / "table.yaml")).rows
+    plain, changed, *others = tables.load_table(str(tmp_path / "table.yaml")).rows
     assert row_config(plain).method_options() == method_type("pkkd").Options(alpha=0.5, beta=3.0)
     assert row_config(changed).method_options() == method_type("pkkd").Options(alpha=0.5, beta=2.0)
-    assert (row_config(changed).epochs, row_config(changed).seed) == (7, 4)
-    with pytest.raises(ValueError, match=r"the options of the row 'impossible': .*beta"):
-        row_config(impossible)
+    assert (row_config(changed).epochs, row_config(changed).lr) == (7, 0.5)
+    messages = (
+        r"row 'impossible': .*beta",
+        r"row 'seeded': `seed` \(=4\)",
+        r"another method': `sp` .*`method` is pkkd",
+    )
+    for row, message in zip(others, messages, strict=True):
+        with pytest.raises(ValueError, match=message):
+            row_config(row)
 
 
 def test_the_papers_tables_are_shipped():
@@ -94,7 +102,7 @@ def test_a_table_with_a_failing_row_then_again(tmp_path, capsys):
     assert cli.main(command) == 1
     seen = capsys.readouterr()
     assert "broken, seed 0: failed with exit code 3" in seen.err
-    with open(out / "table.csv", newline="") as file:
+    with open(out / "trainings.csv", newline="") as file:
         rows = {(row["row"], int(row["seed"])): row for row in csv.DictReader(file)}
     assert set(rows) == {("alone", 0), ("alone", 1), ("taught", 0), ("taught", 1)}
     final = {}
@@ -105,6 +113,7 @@ def test_a_table_with_a_failing_row_then_again(tmp_path, capsys):
         assert float(line["last_top1"]) == pytest.approx(final[row, seed], rel=1e-5)
         assert bool(line["teacher_top1"]) == (row == "taught")
     text = (out / "table.md").read_text()
+    assert "- trained on digits: 64 training images, 50 test images, 10 classes" in text
     assert f"| alone | 90.5 | {(final['alone', 0] + final['alone', 1]) / 2:.2f} ±" in text
     mean = sum(final["taught", seed] - final["alone", seed] for seed in (0, 1)) / 2
     assert f" | {mean:+.2f} ± " in text
@@ -113,31 +122,108 @@ def test_a_table_with_a_failing_row_then_again(tmp_path, capsys):
     assert "broken, seed 1: failed with exit code 3" in text
     with Image.open(out / "table.png") as picture:
         assert picture.format == "PNG"
-    # again: what is done is left alone, what failed is tried again
+    # again, for one row and seed: what is done is left alone, and the table keeps it
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/*/summary.json")}
-    assert cli.main([*command, "--rows", "alone", "taught"]) == 0
-    assert "4 of 4 trainings are finished already" in capsys.readouterr().err
+    again = ["table", str(path), "--out", str(out), "--rows", "taught", "--seeds", "1", *TINY]
+    assert cli.main(again) == 0
+    assert "1 of 1 trainings are finished already" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/*/summary.json")} == before
+    lines = [line for line in (out / "table.md").read_text().splitlines() if not line.startswith("| broken")]
+    assert lines == [line for line in text.splitlines() if "broken" not in line]
+    # other options: nothing counts that was trained with these
+    assert cli.main([*again, "--epochs", "2"]) == 1
+    told = capsys.readouterr().err
+    assert "taught, seed 1: failed with exit code 2" in told and "`epochs` is 1 there and 2 here" in told
+    changed = (out / "table.md").read_text()
+    assert "| taught | 90.5 |  |  |  | 0 |" in changed and "alone, seed 0: left out: " in changed
 
 
-def test_a_stopped_table_goes_on(tmp_path):
-    path = write_table(tmp_path, alone="method: none\nstudent: resnet8\n")
-    run = tmp_path / "out" / "alone" / "seed-0"
-    longer = [*TINY[:4], "--epochs", "200", "--device", "cpu", "--checkpoint_minutes", "0.0005"]
-    command = [sys.executable, "-m", "adderkit", "table", str(path), "--out", str(tmp_path / "out"), *longer]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 250
-    while not (run / "checkpoints" / "newest").exists() and time.monotonic() < end:
-        assert process.poll() is None
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGTERM)
+def test_what_stands_in_the_way_of_one_row_does_not_stop_the_others(tmp_path, capsys):
+    """A damaged summary, and a file where a row's folder should be."""
+    path = write_table(tmp_path, **dict.fromkeys(("damaged", "blocked", "fine"), "method: none\nstudent: resnet8\n"))
+    out = tmp_path / "out"
+    (out / "damaged" / "seed-0").mkdir(parents=True)
+    (out / "damaged" / "seed-0" / "summary.json").write_text('{"method": ')
+    (out / "blocked").write_text("a file")
+    assert cli.main(["table", str(path), "--out", str(out), "--jobs", "2", *TINY]) == 1
+    assert "fine, seed 0: finished" in capsys.readouterr().err
+    text = (out / "table.md").read_text()
+    assert "- damaged, seed 0: failed with exit code 2: " in text and "delete the folder" in text
+    assert "- blocked, seed 0: failed with exit code 74: " in text
+    assert "| fine | 90.5 |" in text and (out / "fine" / "seed-0" / "summary.json").exists()
+
+
+def test_a_teacher_is_for_the_rows_that_can_have_it(tmp_path, capsys):
+    path = write_table(
+        tmp_path,
+        alone="method: none\nlayer: conv\n",
+        taught="method: kd\n",
+        beside="method: kd\nkd: {progressive: true}\n",
+    )
+    out = tmp_path / "out"
+    assert cli.main(["table", str(path), "--out", str(out), "--rows", "alone", *TINY]) == 0
+    run = out / "alone" / "seed-0"
+    assert cli.main(["table", str(path), "--out", str(tmp_path / "more"), "--teacher_run", str(run), *TINY]) == 0
+    stored = {
+        name: train.load_recipe(tmp_path / "more" / name / "seed-0" / "config.yaml") for name in ("alone", "taught")
+    }
+    assert stored["taught"].teacher_run == run and stored["alone"].teacher_run is None
+    text = (tmp_path / "more" / "table.md").read_text()
+    assert f"differs from the recipe (taught): `teacher_run` is {run}" in text
+    capsys.readouterr()
+    alone = ["table", str(path), "--out", str(out), "--rows", "alone", "--teacher", "resnet20", *TINY]
+    assert cli.main(alone) == 2
+    assert "`teacher` (=resnet20): none of the rows has a teacher" in capsys.readouterr().err
+
+
+def test_two_tables_do_not_share_a_folder(tmp_path, capsys):
+    path = write_table(tmp_path, alone="method: none\n")
+    with locked(tmp_path / "out"):
+        assert cli.main(["table", str(path), "--out", str(tmp_path / "out"), *TINY]) == 2
+    assert "is in use" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stopped_table_saves_and_remembers_failures(number, tmp_path):
+    path = write_table(tmp_path, broken="method: none\nlr: 1.0e+30\n", alone="method: none\nstudent: resnet8\n")
+    process = start_long_table(path, tmp_path / "out")
+    os.kill(process.pid, number)
     errors = process.communicate(timeout=250)[1]
     assert process.returncode == 75 and "Traceback" not in errors
-    assert "every training has saved its state" in errors
+    assert "every other training has saved its state" in errors
+    run = tmp_path / "out" / "alone" / "seed-0"
     newest = (run / "checkpoints" / "newest").read_text()
     assert (run / "checkpoints" / newest.split()[0]).exists()
     assert "stopped" in run.with_suffix(".log").read_text()
     assert not (run / "summary.json").exists()
+    assert "- broken, seed 0: failed with exit code 3" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_trainings_of_a_killed_table_save_and_end(tmp_path):
+    path = write_table(tmp_path, alone="method: none\nstudent: resnet8\n")
+    process = start_long_table(path, tmp_path / "out")
+    process.kill()
+    process.communicate(timeout=250)
+    log = tmp_path / "out" / "alone" / "seed-0.log"
+    wait_for(lambda: "stopped" in log.read_text(), "the training ends")
+
+
+def start_long_table(path: Path, out: Path) -> subprocess.Popen[str]:
+    """A table in a process of its own, when the training `alone` has saved a first checkpoint."""
+    longer = [*TINY[:4], "--epochs", "200", "--device", "cpu", "--checkpoint_minutes", "0.0005", "--jobs", "1"]
+    command = [sys.executable, "-m", "adderkit", "table", str(path), "--out", str(out), *longer]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    newest = out / "alone" / "seed-0" / "checkpoints" / "newest"
+    wait_for(lambda: newest.exists() or process.poll() is not None, "a checkpoint is written")
+    assert process.poll() is None
+    return process
+
+
+def wait_for(happens: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + 250
+    while not happens():
+        assert time.monotonic() < end, f"never: {what}"
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +234,8 @@ def test_a_stopped_table_goes_on(tmp_path):
         (["table1", "--seeds", "1", "1"], "`seeds`"),
         (["table1", "--jobs", "0"], "jobs"),
         (["table1", "--epochs", "0"], "epochs"),
+        (["table1", "--seed", "5"], "`seed` (=5): a table's trainings have the seeds of `--seeds`"),
+        (["--epochs", "1", "table1"], "the table comes first"),
         (["table1", "--data.name", "nowhere"], "data.name"),
     ],
 )
@@ -161,7 +249,12 @@ def test_what_can_not_be_is_refused(words, named, tmp_path, capsys):
     ("text", "named"),
     [
         ("[1, 2]", "mapping"),
-        ('{"title": "a", "reference": "b", "rows": []}', "rows"),
+        ('{"title": "a", "reference": "b", "rows": []}', "`rows` must hold at least one row"),
+        (
+            '{"title": "a", "reference": "K + P", "rows": [{"name": "K + P", "recipe": "demo.yaml"},'
+            ' {"name": "K - P", "recipe": "demo.yaml"}]}',
+            "the rows 'K + P' and 'K - P' would share the folder `k-p`",
+        ),
         ('{"title": "a", "reference": "b", "rows": [{"name": "c", "recipe": "demo.yaml"}]}', "`reference` (=b)"),
         ('{"title": "a", "reference": "b", "rows": [{"name": "b", "recipe": "none.yaml"}]}', "none.yaml"),
     ],

@@ -22,7 +22,7 @@ from adderkit import cli, train
 from adderkit.distill import method_type
 from adderkit.train import loop, run
 from adderkit.train.config import config_type
-from adderkit.train.interrupt import Stop
+from adderkit.train.interrupt import PARENT, Stop
 
 OPTIONS = [
     "--data.train_rows",
@@ -298,6 +298,15 @@ def test_orphan_of_torchrun_stops(monkeypatch):
     assert stop.number is None
     monkeypatch.setattr(os, "getppid", lambda: parent + 1)
     assert stop.number == signal.SIGTERM and other.number is None
+
+
+def test_a_training_ends_with_who_started_it(monkeypatch):
+    """`adderkit table` names itself; one that is gone before the training looks is noticed too."""
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setenv(PARENT, str(os.getppid()))
+    assert Stop().number is None
+    monkeypatch.setenv(PARENT, str(os.getppid() + 1))
+    assert Stop().number == signal.SIGTERM
 
 
 def test_sigterm_by_which_torchrun_ends_the_others_does_not_cut_off_a_message():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -73,6 +75,10 @@ class ImageData:
             "skipped": sift.digest(self.skipped),
             **self.content(),
         }
+
+    def digest(self) -> str:
+        """Of the facts: 12 hexadecimal digits that differ where the images do."""
+        return hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def load(config: DataConfig, device: torch.device | str = "cpu") -> ImageData:

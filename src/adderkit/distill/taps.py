@@ -98,7 +98,7 @@ def stage_outputs(model: nn.Module | None) -> tuple[str, ...]:
 
 
 def stage_beginnings(model: nn.Module | None) -> tuple[str, ...]:
-    """Paths of each stage's first normalisation: its output, rectified where a ReLU in place follows.
+    """Paths of each stage's first normalisation: its output, already rectified where a ReLU in place follows.
 
     Raises:
         ValueError: the model does not say what its stages are, or one has no BatchNorm.

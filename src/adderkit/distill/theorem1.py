@@ -17,9 +17,7 @@ from itertools import combinations_with_replacement
 import torch
 from torch import Tensor
 
-from adderkit.distill.kernels import convolution_kernel
-
-__all__ = ["coefficient", "convolution_kernel", "features", "monomials", "polynomial_kernel", "truncated"]
+__all__ = ["coefficient", "exact", "features", "monomials", "polynomial_kernel", "truncated"]
 
 _MOST = 10_000_000  # monomials: 80 MB for each vector in float64
 
@@ -28,13 +26,28 @@ def coefficient(degree: int, sigma: float) -> float:
     """P_n = (-1 / (2 sigma^2))^n.
 
     Raises:
-        ValueError: a negative degree, or a sigma that is not positive.
+        ValueError: a negative degree, a sigma outside 1e-100 to 1e100, or a P_n beyond float64.
     """
     if degree < 0:
         raise ValueError(f"`degree` (={degree}) must be >= 0")
-    if not (sigma > 0 and math.isfinite(sigma)):
-        raise ValueError(f"`sigma` (={sigma}) must be a positive number")
-    return (-1 / (2 * sigma**2)) ** degree
+    if not 1e-100 <= sigma <= 1e100:
+        raise ValueError(f"`sigma` (={sigma}) must be a positive number, from 1e-100 to 1e100")
+    try:
+        return (-1 / (2 * sigma**2)) ** degree
+    except OverflowError:
+        raise ValueError(f"`degree` (={degree}) with `sigma` (={sigma}) gives a P_n beyond float64") from None
+
+
+def exact(products: Tensor, sigma: float) -> Tensor:
+    """The kernel itself, exp(-x.f / (2 sigma^2)) (equation 1); `kernels.convolution_kernel` limits its exponent.
+
+    Args:
+        products: x.f, any shape, floating point.
+
+    Returns:
+        The shape and type of `products`.
+    """
+    return torch.exp(products * coefficient(1, sigma))
 
 
 def truncated(products: Tensor, sigma: float, degree: int) -> Tensor:
@@ -73,7 +86,9 @@ def features(vectors: Tensor, sigma: float, degree: int) -> Tensor:
     Raises:
         ValueError: more than 10 million monomials.
     """
-    scale = abs(coefficient(degree, sigma))
+    log_scale = degree * math.log(-coefficient(1, sigma))
+    if degree < 0:
+        raise ValueError(f"`degree` (={degree}) must be >= 0")
     dimensions = vectors.shape[-1]
     if monomials(dimensions, degree) > _MOST:
         raise ValueError(
@@ -81,8 +96,9 @@ def features(vectors: Tensor, sigma: float, degree: int) -> Tensor:
             f"at most {_MOST} are computed"
         )
     chosen = list(combinations_with_replacement(range(dimensions), degree))
-    factorials = [math.prod(math.factorial(variables.count(i)) for i in set(variables)) for variables in chosen]
-    weights = (scale / vectors.new_tensor(factorials)).sqrt()
+    # By logarithms: 171! is beyond float64.
+    factorials = [sum(math.lgamma(variables.count(i) + 1) for i in set(variables)) for variables in chosen]
+    weights = vectors.new_tensor([math.exp((log_scale - factorial) / 2) for factorial in factorials])
     index = torch.tensor(chosen, dtype=torch.int64, device=vectors.device).view(len(chosen), degree)
     return vectors[..., index].prod(-1) * weights
 

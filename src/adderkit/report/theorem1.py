@@ -11,7 +11,7 @@ from rich.table import Table
 from adderkit.distill import theorem1
 from adderkit.train.files import write_atomically
 
-_FEATURES = 100_000  # monomials up to which the feature map is compared as well
+_FEATURES = 10_000  # monomials up to which the feature map is compared as well: 300 MB for 200 pairs in 9 variables
 
 
 class Row(NamedTuple):
@@ -36,11 +36,16 @@ def truncation(sigma: float, dimensions: int, degrees: int, seed: int = 0, count
     Returns:
         A row for each degree from 0. `explicit` is the largest difference between the series and the sum of the
         explicit feature maps' products, relative to the largest |term|; None where these have too many entries.
+
+    Raises:
+        ValueError: a sigma at which the kernel of some pair is beyond float64.
     """
     generator = torch.Generator().manual_seed(seed)
     x, f = (torch.randn(count, dimensions, generator=generator, dtype=torch.float64) for _ in range(2))
     products = (x * f).sum(1)
-    exact = torch.exp(products * theorem1.coefficient(1, sigma))
+    exact = theorem1.exact(products, sigma)
+    if not (exact.isfinite() & (exact > 0)).all():
+        raise ValueError(f"`sigma` (={sigma:g}): the kernel of some pairs is beyond float64; it must be wider")
     rows: list[Row] = []
     explicit = torch.zeros_like(products)
     scale = torch.zeros((), dtype=torch.float64)

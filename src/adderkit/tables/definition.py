@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from adderkit import strict_yaml
+from adderkit.distill import method_names
 from adderkit.options import Options
 from adderkit.paths import recipes, shown
 from adderkit.train import BaseConfig, load_recipe
@@ -16,8 +18,8 @@ from adderkit.train import BaseConfig, load_recipe
 class Row(Options):
     """One row of a table."""
 
-    name: str = Field(min_length=1)
-    """as the source calls it"""
+    name: str = Field(min_length=1, pattern=r"^[^\r\n]*$")
+    """as the source calls it, on one line"""
     recipe: str = Field(min_length=1)
     """path below the folder of the table's file, or below `recipes/`, or an absolute one"""
     options: dict[str, Any] = Field(default={})
@@ -27,6 +29,11 @@ class Row(Options):
     top5: float | None = Field(default=None, ge=0, le=100)
     """the source's top-5 accuracy in per cent"""
 
+    @property
+    def folder(self) -> str:
+        """The name as a folder's: `K + NP` becomes `k-np`."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-") or "row"
+
 
 class Table(Options):
     """A table of the paper."""
@@ -35,14 +42,24 @@ class Table(Options):
     """what it shows, and where it stands"""
     reference: str
     """the row that the others are compared with, seed by seed"""
-    rows: tuple[Row, ...] = Field(min_length=1)
-    """in the source's order"""
+    note: str = ""
+    """stands below the table: what a reader of the source's figures must know"""
+    rows: tuple[Row, ...]
+    """one at least, in the source's order"""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Table:
         names = [row.name for row in self.rows]
-        if len(set(names)) < len(names):
-            raise ValueError("two rows have one name")
+        if not names:
+            raise ValueError("`rows` must hold at least one row")
+        folders: dict[str, str] = {}
+        for row in self.rows:
+            other = folders.setdefault(row.folder, row.name)
+            if other is not row.name:
+                raise ValueError(
+                    f"the rows {other!r} and {row.name!r} would share the folder `{row.folder}`: names must differ in"
+                    " the letters a-z or in digits"
+                )
         if self.reference not in names:
             raise ValueError(f"`reference` (={self.reference}) must be one of the rows: {', '.join(names)}")
         return self
@@ -59,7 +76,7 @@ class Table(Options):
                 raise ValueError(f"`rows` (={name}) must be among: {', '.join(known)}")
         rows = tuple(row for row in self.rows if not names or row.name in names)
         reference = self.reference if any(row.name == self.reference for row in rows) else rows[0].name
-        return Table(title=self.title, reference=reference, rows=rows)
+        return self.model_copy(update={"reference": reference, "rows": rows})
 
 
 def table_names() -> list[str]:
@@ -103,10 +120,22 @@ def row_config(row: Row) -> BaseConfig:
         ValueError: the recipe or the options can't be.
     """
     config = load_recipe(Path(row.recipe))
+    if "seed" in row.options:
+        raise ValueError(
+            f"the options of the row {row.name!r}: `seed` (={row.options['seed']}) is not theirs to set: every row is"
+            " trained with the same seeds, those of `--seeds`"
+        )
     try:
-        return type(config)(**_merged(config.model_dump(exclude_unset=True), row.options))
+        merged = type(config)(**_merged(config.model_dump(exclude_unset=True), row.options))
     except ValueError as error:
         raise ValueError(f"the options of the row {row.name!r}: {error}") from None
+    unused = [key for key in row.options if key in method_names() and key != merged.method]
+    if unused:
+        raise ValueError(
+            f"the options of the row {row.name!r}: `{unused[0]}` are options of another method than the row's"
+            f" (`method` is {merged.method})"
+        )
+    return merged
 
 
 def _merged(values: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:

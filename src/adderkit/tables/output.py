@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import csv
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from adderkit.tables.definition import Table
-from adderkit.tables.results import Estimate, Result
+from adderkit.tables.results import Estimate, Images, Result
 from adderkit.train.files import write_atomically, write_text
 
 
 def write_table(out: Path, table: Table, results: list[Result], notes: list[str]) -> None:
-    """Writes `table.md`, `table.csv` (a line per training) and `table.png` into a folder.
+    """Writes `table.md`, `table.csv` (a line per row), `trainings.csv` (a line per training) and `table.png`.
 
     Args:
+        out: the folder.
         notes: what differs from the source, and what failed: sentences below the table.
     """
     write_text(out / "table.md", markdown(table, results, notes))
-    _write_csv(out / "table.csv", results)
+    _write_csv(out / "table.csv", [_row_values(result) for result in results])
+    _write_csv(out / "trainings.csv", [values for result in results for values in _run_values(result)])
     if any(result.last for result in results):
         _draw(out / "table.png", table, results)
 
@@ -26,32 +29,45 @@ def write_table(out: Path, table: Table, results: list[Result], notes: list[str]
 def markdown(table: Table, results: list[Result], notes: list[str]) -> str:
     """The table; accuracies in per cent."""
     with_top5 = any(result.paper_top5 is not None for result in results)
-    columns = ["", "paper", "last epoch", "best epoch", f"last epoch, less {table.reference}", "seeds"]
+    columns = ["", "paper", "last epoch", "best epoch", f"last epoch, less {_cell(table.reference)}", "seeds"]
     if with_top5:
         columns.insert(3, "last epoch, top-5")
     lines = [f"# {table.title}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    digits = _digits(results)
     for result in results:
-        paper = _number(result.paper_top1)
+        paper = _number(result.paper_top1, digits)
         if result.paper_top5 is not None:
-            paper += f" / {_number(result.paper_top5)}"
-        cells = [result.name, paper, _with_interval(result.last), _with_deviation(result.best)]
+            paper += f" / {_number(result.paper_top5, digits)}"
+        cells = [_cell(result.name), paper, _with_interval(result.last), _with_deviation(result.best)]
         if with_top5:
             cells.insert(3, _with_deviation(result.top5))
-        cells += [_with_interval(result.difference, sign=True), str(len(result.runs))]
+        cells += [_difference(result), str(len(result.runs))]
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
         "Top-1 on the test images in per cent: mean ± deviation of a seed, in brackets the mean's 95 % interval "
-        "(Student's t over seeds; of the differences, over pairs of one seed). The best epoch is chosen on the test "
-        "images, so it flatters every row.",
+        "(Student's t over seeds; of the differences, over pairs of one seed, as many as seeds unless said). The best "
+        "epoch is chosen on the test images, so it flatters every row.",
         "",
+        *([f"- {table.note}"] if table.note else []),
+        *(f"- {line}" for line in _trained_on(results)),
         *(f"- {note}" for note in notes),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:g}"
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _digits(results: list[Result]) -> int:
+    """As many as the source states: YAML's 92.20 is 92.2."""
+    figures = [figure for one in results for figure in (one.paper_top1, one.paper_top5) if figure is not None]
+    return 1 if all(round(figure, 1) == figure for figure in figures) else 2
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _with_deviation(found: Estimate | None, sign: bool = False) -> str:
@@ -69,16 +85,63 @@ def _with_interval(found: Estimate | None, sign: bool = False) -> str:
     return text + (f" ({low:+.2f} to {high:+.2f})" if sign else f" ({low:.2f} to {high:.2f})")
 
 
-def _write_csv(path: Path, results: list[Result]) -> None:
-    rows: list[dict[str, Any]] = [
-        {"row": result.name, "paper_top1": _number(result.paper_top1), **run._asdict()}
-        for result in results
-        for run in result.runs
-    ]
+def _difference(result: Result) -> str:
+    found = result.difference
+    text = _with_interval(found, sign=True)
+    if found is None or found.values == len(result.runs):
+        return text
+    return f"{text}, {found.values} pair{'s' if found.values > 1 else ''}"
+
+
+def _trained_on(results: list[Result]) -> list[str]:
+    """A sentence for every data set: the rows are named where there are several."""
+    rows: dict[Images, list[str]] = {}
+    for result in results:
+        for images in dict.fromkeys(run.images for run in result.runs):
+            rows.setdefault(images, []).append(result.name)
+    names = [images.dataset for images in rows]
+    sentences: list[str] = []
+    for images, members in rows.items():
+        text = f"trained on {images.dataset}"
+        if images.train is not None:
+            text += f": {images.train:,} training images, {images.test:,} test images, {images.classes} classes"
+        if names.count(images.dataset) > 1:
+            text += f", digest {images.digest or 'not recorded'}"
+        sentences.append(text if len(rows) == 1 else f"{text} ({', '.join(members)})")
+    return sentences
+
+
+def _row_values(result: Result) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "row": result.name,
+        "paper_top1": result.paper_top1,
+        "paper_top5": result.paper_top5,
+        "seeds": len(result.runs),
+    }
+    for name, found in (
+        ("last_top1", result.last),
+        ("best_top1", result.best),
+        ("last_top5", result.top5),
+        ("difference", result.difference),
+    ):
+        mean, deviation, half, count = found or (None, None, None, None)
+        low, high = (None, None) if mean is None or half is None else (mean - half, mean + half)
+        values |= {name: mean, f"{name}_deviation": deviation, f"{name}_low": low, f"{name}_high": high}
+        if found is result.difference:
+            values["difference_pairs"] = count
+    return values
+
+
+def _run_values(result: Result) -> list[dict[str, Any]]:
+    return [{"row": result.name, **run._asdict(), **run.images._asdict()} for run in result.runs]
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    columns = [key for key in rows[0] if key != "images"] if rows else ["row"]
 
     def write(temporary: Path) -> None:
         with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]) if rows else ["row"])
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(
                 {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
@@ -92,19 +155,33 @@ def _draw(path: Path, table: Table, results: list[Result]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 1.2 + 0.45 * len(results)), layout="constrained")
+    figure = Figure(figsize=(8, 2 + 0.45 * len(results)), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.subplots()
     for place, result in enumerate(results):
         if result.last is not None:
             half = result.last.half or 0.0
-            axes.errorbar(result.last.mean, place, xerr=half, fmt="o", color="tab:blue", capsize=3)
+            label = "mean of the last epoch, 95 % interval"
+            axes.errorbar(result.last.mean, place, xerr=half, fmt="o", color="tab:blue", capsize=3, label=label)
             seeds = [run.last_top1 for run in result.runs]
-            axes.plot(seeds, [place] * len(seeds), "|", color="tab:blue", alpha=0.6)
+            axes.plot(seeds, [place] * len(seeds), "|", color="tab:blue", alpha=0.6, label="seeds")
         if result.paper_top1 is not None:
-            axes.plot(result.paper_top1, place, "D", color="tab:orange", markersize=5, fillstyle="none")
-    axes.set_yticks(range(len(results)), [result.name for result in results])
+            style = {"color": "tab:orange", "markersize": 5, "fillstyle": "none"}
+            axes.plot(result.paper_top1, place, "D", label="paper", **style)
+    axes.set_yticks(range(len(results)), ["\n".join(textwrap.wrap(result.name, 36)) for result in results])
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
-    axes.set(xlabel="test top-1 (%): ● mean of the last epoch with 95 % interval, | seeds, ◇ paper", title=table.title)
+    axes.set_xlabel("test top-1 (%)")
+    axes.set_title("\n".join([*textwrap.wrap(table.title, 60), *textwrap.wrap(_subtitle(results), 75)]), fontsize=10)
+    by_label = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=3, fontsize="small")
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+
+
+def _subtitle(results: list[Result]) -> str:
+    """What was trained here, beside which the source's figures stand."""
+    runs = [run for result in results for run in result.runs]
+    datasets = ", ".join(dict.fromkeys(run.images.dataset for run in runs))
+    epochs = sorted({run.epochs for run in runs})
+    span = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+    return f"trained on {datasets}, {span} epochs"

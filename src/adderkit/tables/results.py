@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import statistics
 from typing import NamedTuple
 
 from scipy import stats
 
+from adderkit.tables.cells import Cell
 from adderkit.tables.definition import Table
-from adderkit.tables.grid import Cell
-from adderkit.train.record import read_summary
+
+
+class Images(NamedTuple):
+    """What a training was trained and tested on; all but the name None for trainings of versions that did not say."""
+
+    dataset: str
+    train: int | None
+    test: int | None
+    classes: int | None
+    digest: str | None
 
 
 class Run(NamedTuple):
-    """A finished training; accuracies in per cent, of the test images, `top5` None where there are fewer classes."""
+    """A finished training; accuracies in per cent, of the test images; top-5 is 100 where there are up to 5 classes."""
 
     seed: int
     last_top1: float
@@ -24,27 +32,28 @@ class Run(NamedTuple):
     best_epoch: int
     teacher_top1: float | None
     seconds: float
-    dataset: str
     epochs: int
+    images: Images
 
 
 class Estimate(NamedTuple):
-    """A mean over seeds, the deviation of one seed, and half the width of the mean's 95 % interval (Student's t).
+    """A mean, the deviation of one value, and half the width of the mean's 95 % interval (Student's t).
 
-    `deviation` and `half` are None for a single seed.
+    `deviation` and `half` are None for a single value.
     """
 
     mean: float
     deviation: float | None
     half: float | None
-    seeds: int
+    values: int
 
 
 class Result(NamedTuple):
     """A row of a table: its runs by seed, and what they say together.
 
     Attributes:
-        difference: to the table's reference row, seed by seed; None for that row itself, or without a common seed.
+        difference: to the table's reference row, over the seeds that both have; None for that row itself, or without a
+            common seed.
     """
 
     name: str
@@ -72,10 +81,10 @@ def read_results(table: Table, cells: list[Cell]) -> list[Result]:
     """The rows of a table from the folders of its trainings; those that are not finished are missing.
 
     Raises:
-        ValueError: a damaged file.
+        ValueError: a damaged summary, or one of another configuration.
     """
     runs: dict[str, dict[int, Run]] = {row.name: {} for row in table.rows}
-    for cell in cells:
+    for cell in sorted(cells, key=lambda cell: cell.seed):
         run = _read(cell)
         if run is not None:
             runs[cell.row.name][cell.seed] = run
@@ -101,20 +110,21 @@ def read_results(table: Table, cells: list[Cell]) -> list[Result]:
 
 
 def _read(cell: Cell) -> Run | None:
-    summary = read_summary(cell.folder)
+    summary = cell.summary()
     if summary is None:
         return None
-    with open(cell.folder / "metrics.csv", newline="", encoding="utf-8") as file:
-        last = [row for row in csv.DictReader(file) if row["net"] == "student"][-1]
     teacher = summary["teacher_final_top1"]
+    images = summary.get("images")
+    if not isinstance(images, dict):  # of a version that did not say
+        images = {}
     return Run(
         seed=cell.seed,
         last_top1=100 * summary["final_top1"],
-        last_top5=100 * float(last["test_top5"]),
+        last_top5=100 * summary["final_top5"],
         best_top1=100 * summary["best_top1"],
         best_epoch=summary["best_epoch"],
         teacher_top1=None if teacher is None else 100 * teacher,
         seconds=summary["seconds"],
-        dataset=summary["dataset"],
         epochs=summary["epochs"],
+        images=Images(summary["dataset"], *(images.get(key) for key in Images._fields[1:])),
     )

@@ -103,6 +103,12 @@ def check_same_run(folder: Path, config: BaseConfig) -> None:
     if not path.exists():
         write_text(path, to_yaml(config))
         return
+    check_recorded(folder, config)
+
+
+def check_recorded(folder: Path, config: BaseConfig) -> None:
+    """Refuses a run whose configuration, as it stands in its folder, is another or can't be read."""
+    path = folder / CONFIG_FILE
     stored, given = decisive(load_recipe(path)), decisive(config)
     differing = [
         f"`{key}` is {stored.get(key)!r} there and {given.get(key)!r} here"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+PARENT = "ADDERKIT_PARENT"  # variable: number of the process that a training ends with, set by who starts it
 _PARENT = os.getppid()  # now: until a training begins, torchrun may be gone
 # SIGUSR1 is the warning that Slurm sends before it ends a job (`--signal=USR1@300`).
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -45,16 +46,17 @@ class Stop:
     def __init__(self, is_shared: bool = False) -> None:
         self._is_shared = is_shared
         self._number: int | None = None
-        # Other launchers may start processes in the background and end.
-        self._ends_with_parent = "TORCHELASTIC_RUN_ID" in os.environ
+        # Other launchers than torchrun and our own may start processes in the background and end.
+        own = os.environ.get(PARENT, "")
+        self._parent = int(own) if own.isdigit() else _PARENT if "TORCHELASTIC_RUN_ID" in os.environ else None
         self.is_forced = False
         self._is_deferred = False
         self._is_listening = False
 
     @property
     def number(self) -> int | None:
-        """Of the first signal; None: none came. SIGTERM too where torchrun is gone: nobody else would stop this one."""
-        if self._number is None and self._ends_with_parent and os.getppid() != _PARENT:
+        """Of the first signal; None: none came. SIGTERM too where the parent is gone: nobody else would stop this."""
+        if self._number is None and self._parent is not None and os.getppid() != self._parent:
             self._number = signal.SIGTERM
         return self._number
 

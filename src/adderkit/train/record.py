@@ -24,8 +24,9 @@ SKIPPED_FILE = "skipped.csv"
 Row = dict[str, Any]
 
 # What a summary must have to be shown.
-_FRACTIONS = ("final_top1", "best_top1", "teacher_final_top1", "teacher_best_top1")
-_SHOWN = ("method", "dataset", "student", "teacher", "layer", "epochs", "best_epoch", *_FRACTIONS)
+_OF_STUDENT = ("final_top1", "best_top1", "final_top5")
+_OF_TEACHER = ("teacher_final_top1", "teacher_best_top1")  # None without one, or for one that was not tested
+_SHOWN = ("method", "dataset", "student", "teacher", "layer", "epochs", "best_epoch", *_OF_STUDENT, *_OF_TEACHER)
 
 
 @dataclass
@@ -187,7 +188,9 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     missing = [key for key in _SHOWN if not isinstance(summary, dict) or key not in summary]
     if missing:
         raise ValueError(f"`{path}` is no summary of a run: it lacks {', '.join(missing)}")
-    for key in _FRACTIONS:
-        if not isinstance(summary[key], (int, float, NoneType)):
-            raise ValueError(f"`{path}` is no summary of a run: its {key} is {summary[key]!r:.100}, no number")
+    for key in ("epochs", "best_epoch", "seconds", *_OF_STUDENT, *_OF_TEACHER):
+        is_optional = key in _OF_TEACHER
+        value = summary.get(key)
+        if not (is_optional and value is None) and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise ValueError(f"`{path}` is no summary of a run: its {key} is {value!r:.100}, no number")
     return summary

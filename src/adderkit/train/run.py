@@ -271,6 +271,12 @@ def _summary(config: BaseConfig, data: ImageData, trainer: Trainer, device: torc
     return {
         "method": config.method,
         "dataset": data.name,
+        "images": {
+            "train": len(data.train),
+            "test": len(data.test),
+            "classes": len(data.classes),
+            "digest": data.digest(),
+        },
         "student": config.student,
         "teacher": trainer.teacher.network.name if trainer.teacher else None,
         "layer": config.layer,

@@ -34,7 +34,7 @@ class FSP(Method):
     """`CE(student, labels) + weight sum over stages of mean (G_t - G_s)^2`, `G` the FSP matrix of a stage.
 
     `G[i, j] = sum over pixels of first[i] last[j] / (H W)`, (N, C_first, C_last): `first` is what the stage's first
-    BatchNorm (and the ReLU behind it) gives, `last` what the stage returns; the larger map is max-pooled to the smaller
+    BatchNorm gives, rectified, `last` what the stage returns; the larger map is max-pooled to the smaller
     one's size. The mean runs over images and entries, as in common code; the paper sums over entries. Both nets need
     the same channels.
 
@@ -84,9 +84,12 @@ class FSP(Method):
 
 
 def _matrices(taps: list[Tensor]) -> list[Tensor]:
-    """Of each stage; `taps` are all beginnings, then all ends."""
+    """Of each stage; `taps` are all beginnings, then all ends.
+
+    A ReLU in place behind a beginning has rectified it already; one that is not in place has not.
+    """
     half = len(taps) // 2
-    return [_matrix(first, last) for first, last in zip(taps[:half], taps[half:], strict=True)]
+    return [_matrix(first.relu(), last) for first, last in zip(taps[:half], taps[half:], strict=True)]
 
 
 def _matrix(first: Tensor, last: Tensor) -> Tensor:

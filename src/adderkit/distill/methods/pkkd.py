@@ -71,7 +71,9 @@ class PKKDOptions(Options):
         default=1.0, ge=0, le=1, description="share of the student's epochs, from the first, that L_mid counts in"
     )
     taps: Literal["stages", "operators"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
-        default="stages", description="the last operator of each stage | every twin operator | module paths"
+        default="stages",
+        description="the last operator of each stage | every twin operator | module paths, `STUDENT=TEACHER` where they"
+        " differ",
     )
 
 
@@ -136,10 +138,11 @@ class PKKD(Method):
 
     Source: Xu et al., Kernel Based Progressive Distillation for Adder Neural Networks, NeurIPS 2020, Algorithm 1;
     supplementary, Theorem 1.
-    Differs: the student's kernel, both signs (Theorem 1 has the CNN's falling), where sigma comes from, where rho is
-    learned, L_mid at unit variance of the teacher's features (and of the student's, without rho), the weights, the
-    temperature, the head start, when L_mid ends and the taps are reconstruction; each is an option, and the defaults
-    are those of a study (docs/results/study). The paper's own reading is the recipe cifar10/resnet20-pkkd-paper.yaml.
+    Differs: rho, which the algorithm has on both sides (`rho` (=both)). The student's kernel, both signs (Theorem 1 has
+    the CNN's falling), where sigma comes from, what rho is, L_mid at unit variance of the teacher's features (and of
+    the student's, without rho), the weights, the temperature, the head start, when L_mid ends and the taps are
+    reconstruction; each is an option, and the defaults are those of a study (docs/results/study). The paper's own
+    reading is the recipe cifar10/resnet20-pkkd-paper.yaml.
     rho on both sides without the unit variance admits the collapse rho = 0; the variance keeps that from paying.
     """
 
@@ -162,14 +165,20 @@ class PKKD(Method):
 
     def tap_pairs(self, student: nn.Module, teacher: nn.Module | None) -> TapPairs:
         taps = self.options.taps
-        if teacher is None or isinstance(taps, tuple):
-            return TapPairs(tuple(taps), tuple(taps))
+        if isinstance(taps, tuple):
+            named = [path.partition("=") for path in taps]
+            if not all(own and (other or not sign) for own, sign, other in named):
+                raise ValueError(f"`pkkd.taps` (={' '.join(taps)}) must be module paths, or pairs STUDENT=TEACHER")
+            return TapPairs(tuple(own for own, _, _ in named), tuple(other or own for own, _, other in named))
+        if teacher is None:
+            return TapPairs()
         find = operator_paths if taps == "operators" else stage_paths
         pairs = TapPairs(find(student), find(teacher))
         if len(pairs.student) != len(pairs.teacher):
+            other = "`stages`, or by module paths" if taps == "operators" else "module paths"
             raise ValueError(
                 f"`pkkd.taps` (={taps}) finds {len(pairs.student)} taps in the student and {len(pairs.teacher)} in the"
-                " teacher: nets of different depth are matched by `stages`, or by module paths"
+                f" teacher: match these nets by {other}, `STUDENT=TEACHER` where they differ"
             )
         return pairs
 
