@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import textwrap
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +29,24 @@ def write_table(out: Path, table: Table, results: list[Result], notes: list[str]
 
 def markdown(table: Table, results: list[Result], notes: list[str]) -> str:
     """The table; accuracies in per cent."""
+    with_paper = any(result.paper_top1 is not None for result in results)
     with_top5 = any(result.paper_top5 is not None for result in results)
-    columns = ["", "paper", "last epoch", "best epoch", f"last epoch, less {_cell(table.reference)}", "seeds"]
-    if with_top5:
-        columns.insert(3, "last epoch, top-5")
-    lines = [f"# {table.title}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     digits = _digits(results)
+    rows = [["", "paper", "last epoch", "last epoch, top-5", "best epoch", f"less {_cell(table.reference)}", "seeds"]]
     for result in results:
         paper = _number(result.paper_top1, digits)
         if result.paper_top5 is not None:
             paper += f" / {_number(result.paper_top5, digits)}"
-        cells = [_cell(result.name), paper, _with_interval(result.last), _with_deviation(result.best)]
-        if with_top5:
-            cells.insert(3, _with_deviation(result.top5))
-        cells += [_difference(result), str(len(result.runs))]
-        lines.append("| " + " | ".join(cells) + " |")
+        estimates = _with_interval(result.last), _with_deviation(result.top5), _with_deviation(result.best)
+        rows.append([_cell(result.name), paper, *estimates, _difference(result), str(len(result.runs))])
+    wanted = [True, with_paper, True, with_top5, True, True, True]
+    lines = ["| " + " | ".join(compress(row, wanted)) + " |" for row in rows]
+    lines = [f"# {table.title}", "", lines[0], "|---" * sum(wanted) + "|", *lines[1:]]
     lines += [
         "",
         "Top-1 on the test images in per cent: mean ± deviation of a seed, in brackets the mean's 95 % interval "
-        "(Student's t over seeds; of the differences, over pairs of one seed, as many as seeds unless said). The best "
-        "epoch is chosen on the test images, so it flatters every row.",
+        "(Student's t over seeds; of the differences in the last epoch, over pairs of one seed, as many as seeds unless "
+        "said). The best epoch is chosen on the test images, so it flatters every row.",
         "",
         *([f"- {table.note}"] if table.note else []),
         *(f"- {line}" for line in _trained_on(results)),

@@ -26,10 +26,8 @@ def new_teacher(need: TeacherNeed, config: BaseConfig, data: ImageData) -> Netwo
         ValueError: a `teacher` or a `teacher_run` where the method has no use for it, or one that does not fit.
     """
     if config.teacher_run is not None and need is not TeacherNeed.FIXED:
-        kind = "one trained beside the student" if need is TeacherNeed.PROGRESSIVE else "none"
-        raise ValueError(
-            f"`teacher_run` (={config.teacher_run}): `{config.method}` as configured has no fixed teacher, but {kind}"
-        )
+        has = "no teacher" if need is TeacherNeed.NONE else "no fixed teacher, but one trained beside the student"
+        raise ValueError(f"`teacher_run` (={config.teacher_run}): `{config.method}` as configured has {has}")
     if need is TeacherNeed.NONE:
         if config.teacher is not None:
             raise ValueError(f"`teacher` (={config.teacher}): `{config.method}` has no teacher")
