@@ -45,8 +45,8 @@ def markdown(table: Table, results: list[Result], notes: list[str]) -> str:
     lines += [
         "",
         "Top-1 on the test images in per cent: mean ± deviation of a seed, in brackets the mean's 95 % interval "
-        "(Student's t over seeds; of the differences in the last epoch, over pairs of one seed, as many as seeds unless "
-        "said). The best epoch is chosen on the test images, so it flatters every row.",
+        "(Student's t over seeds; of the differences in the last epoch, over pairs of one seed, as many as seeds "
+        "unless said). The best epoch is chosen on the test images, so it flatters every row.",
         "",
         *([f"- {table.note}"] if table.note else []),
         *(f"- {line}" for line in _trained_on(results)),
