@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from adderkit.options import Options, OptionsError
 
@@ -56,6 +56,32 @@ def test_every_problem_is_reported():
     with pytest.raises(OptionsError) as caught:
         Outer(epochs=0, inner={"width": 0, "mode": "z"})
     assert [problem.key for problem in caught.value.problems] == ["epochs", "inner.width", "inner.mode"]
+
+
+class Range(Options):
+    """A group that only makes sense as a whole."""
+
+    low: int = 0
+    high: int = 1
+
+    @model_validator(mode="after")
+    def _is_ordered(self):
+        if self.low > self.high:
+            raise ValueError("low must not be above high")
+        return self
+
+
+class Measured(Options):
+    """A group within."""
+
+    range: Range = Range()
+
+
+def test_a_group_that_does_not_fit_is_named():
+    with pytest.raises(OptionsError, match=r"^low must not be above high$"):
+        Range(low=2)
+    with pytest.raises(OptionsError, match=r"^`range` \(=\{'low': 2\}\): low must not be above high$"):
+        Measured(**{"range": {"low": 2}})
 
 
 def test_options_are_frozen():

@@ -1,9 +1,10 @@
 """The command line: parses, calls, prints.
 
-Exit codes: 0 done; 1 `doctor` found a fault, `bench` a wrong result, or a process was lost, of several or of those that
-decode images; 2 an argument, a recipe, a file or a folder that can't be (`predict` does the other pictures first); 3 a
-training that diverged; 74 (EX_IOERR) a file of a run that can't be written, on a full disk say; 75 (EX_TEMPFAIL) a
-training that SIGTERM or SIGUSR1 stopped and `--resume` goes on with; 130 the same for Ctrl-C.
+Exit codes: 0 done; 1 `doctor` found a fault, `bench` a wrong result, `table` a training that failed, or a process was
+lost, of several or of those that decode images; 2 an argument, a recipe, a file or a folder that can't be (`predict`
+does the other pictures first); 3 a training that diverged; 74 (EX_IOERR) a file of a run that can't be written, on a
+full disk say; 75 (EX_TEMPFAIL) a training that SIGTERM or SIGUSR1 stopped and `--resume` goes on with, a table that
+SIGHUP stopped too; 130 the same for Ctrl-C.
 """
 
 from __future__ import annotations

@@ -57,7 +57,10 @@ def run(arguments: list[str], description: str) -> int:
     table = tables.load_table(given.table)
     asked = table.chosen(options.rows).rows
     stated = {row.name: tables.row_config(row) for row in asked}
-    configs = _overridden(stated, others)
+    configs, unused = _overridden(stated, others)
+    for key, value in unused.items():
+        which = "a fixed teacher" if key == "teacher_run" else "a teacher"
+        raise ValueError(f"`{key}` (={value}): none of the rows has {which}")
     wanted = tables.cells([(row, configs[row.name]) for row in asked], options.seeds, given.out)
     jobs, threads = _shared_cores(options.jobs, len(wanted), next(iter(configs.values())))
     with locked(given.out):
@@ -74,6 +77,8 @@ def _run(
     """Trains in a folder that is locked, and keeps the table there up to date."""
     found, left_out = _found(table, wanted, out, words)
     shown = table.chosen(tuple({cell.row.name for cell in [*wanted, *found]}))
+    for line in left_out:
+        _note(line)
     below = [*notes.of_rows(shown), *notes.of_command_line([*found, *wanted]), *left_out]
 
     def write(failed: list[tables.Failed]) -> None:
@@ -91,7 +96,8 @@ def _run(
         Console().print(Markdown((out / "table.md").read_text(encoding="utf-8")))
     print(f"table: {out / 'table.md'}")
     for failure in failed:
-        print(f"{failure.cell}, {failure.cell.log}:\n{failure.reason}", file=sys.stderr)
+        log = f", {failure.cell.log}" if failure.cell.log.exists() else ""
+        print(f"{failure.cell}{log}:\n{failure.reason}", file=sys.stderr)
     if stopped:
         which = "every other training" if failed else "every training"
         print(f"stopped; {which} has saved its state. The same command goes on: {out}", file=sys.stderr)
@@ -114,9 +120,9 @@ def _found(
         if not seeds:
             continue
         try:
-            config = _overridden({row.name: tables.row_config(row)}, words, is_asked=False)[row.name]
+            config = _overridden({row.name: tables.row_config(row)}, words)[0][row.name]
         except ValueError as error:
-            left_out.append(f"{row.name}: left out: {error}")
+            left_out.append(f"{row.name}: left out: {'; '.join(str(error).splitlines())}")
             continue
         for cell in tables.cells([(row, config)], seeds, out):
             if cell.folder in asked:
@@ -124,7 +130,7 @@ def _found(
             try:
                 cell.summary()
             except ValueError as error:
-                left_out.append(f"{cell}: left out: {error}")
+                left_out.append(f"{cell}: left out: {'; '.join(str(error).splitlines())}")
             else:
                 cells.append(cell)
     return cells, left_out
@@ -149,13 +155,10 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return own, others
 
 
-def _overridden(stated: dict[str, BaseConfig], words: list[str], is_asked: bool = True) -> dict[str, BaseConfig]:
-    """What the rows train, with what the command line overrides.
+def _overridden(stated: dict[str, BaseConfig], words: list[str]) -> tuple[dict[str, BaseConfig], dict[str, Any]]:
+    """What the rows train, with what the command line overrides, and what of that is for none of them.
 
-    A teacher that it names is for the rows that can have it.
-
-    Args:
-        is_asked: refuse a teacher that none of the rows can have.
+    A teacher that the command line names is for the rows that can have it.
     """
     configs: dict[str, BaseConfig] = {}
     given: dict[str, Any] = {}
@@ -171,18 +174,15 @@ def _overridden(stated: dict[str, BaseConfig], words: list[str], is_asked: bool 
         need = method_type(config.method)(config.method_options()).teacher_need
         for key, needs in (("teacher", _TEACHERS), ("teacher_run", _TEACHERS[:1])):
             own, new = getattr(before, key), getattr(config, key)
-            if new != own:
-                given[key] = new
-                if need in needs:
-                    taken.add(key)
-                else:
-                    config = config.model_copy(update={key: own})
+            if new == own:
+                continue
+            given[key] = new
+            if need in needs:
+                taken.add(key)
+            else:
+                config = config.model_copy(update={key: own})
         configs[name] = config
-    for key in given.keys() - taken:
-        if is_asked:
-            kind = "a fixed teacher" if key == "teacher_run" else "a teacher"
-            raise ValueError(f"`{key}` (={given[key]}): none of the rows has {kind}")
-    return configs
+    return configs, {key: value for key, value in given.items() if key not in taken}
 
 
 def _shared_cores(jobs: int | None, trainings: int, config: BaseConfig) -> tuple[int, int]:

@@ -69,9 +69,14 @@ def _problems(model: type[BaseModel], item: Any) -> list[Problem]:
     # pydantic names the branches of a union, as in taps.literal['stages']: no key of ours has a bracket
     key = ".".join(str(part) for part in item["loc"] if "[" not in str(part))
     cause = item.get("ctx", {}).get("error")
-    if isinstance(cause, OptionsError):  # a nested group: its keys gain our prefix
-        return [problem._replace(key=f"{key}.{problem.key}") for problem in cause.problems]
     value = f" (={brief(item['input'])})"
+    if isinstance(cause, OptionsError):  # a nested group: its keys gain our prefix
+        return [
+            problem._replace(key=f"{key}.{problem.key}")
+            if problem.key
+            else Problem(key, "", f"{value}: {problem.after}")
+            for problem in cause.problems
+        ]
     if cause is not None:  # raised by a validator of the group itself
         return [Problem(key, "", f"{value}: {cause}" if key else str(cause))]
     if item["type"] == "extra_forbidden":

@@ -116,6 +116,19 @@ def test_memory_and_stream_agree_where_grey_meets_colour(pair: Pair):
     assert all(memory[key] == stream[key] for key in both)
 
 
+def test_the_digest_is_of_the_images_alone(tmp_path: Path):
+    """Not of where they are held, nor of what normalises them; of every label and test image."""
+
+    def digest(name: str, change: Callable[..., None] = nothing, **options: Any) -> str:
+        (tmp_path / name).mkdir()
+        return load(DataConfig(name="parquet", **written(tmp_path / name, change), **options)).digest()
+
+    same = {digest("held"), digest("streamed", **LIMITS["stream"]), digest("imagenet", normalisation="imagenet")}
+    assert len(same) == 1
+    others = {digest("label", swap_labels("train")), digest("pixel", swap_values("test", 3))}
+    assert len(others) == 2 and not same & others
+
+
 def test_streamed_test_images_are_decoded_once_and_before_a_training(pair: Pair, monkeypatch: pytest.MonkeyPatch):
     """A broken one would end the first evaluation otherwise, after a whole epoch."""
     images = [encode(one) for one in noise(6, (40, 40, 3))]

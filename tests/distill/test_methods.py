@@ -234,9 +234,12 @@ def test_pkkd_taps_of_nets_of_different_depth():
     two.stage_paths, two.first, two.second = ("first", "second"), nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
     with pytest.raises(ValueError, match=r"finds 2 taps in the student and 3 in .* match these nets by module paths"):
         pkkd_with(taps="stages").tap_pairs(two, three)
-    for wrong in ("=layer1", "layer1=", "="):
+    for wrong in ("=layer1", "layer1=", "=", "a=b=c"):
         with pytest.raises(ValueError, match=r"`pkkd.taps` \(=.*\) must be module paths, or pairs STUDENT=TEACHER"):
             pkkd_with(taps=(wrong,)).tap_pairs(*nets)
+    for twice in (("a=x", "b=x"), ("a=x", "a=y")):
+        with pytest.raises(ValueError, match="each net's modules can be in one pair only"):
+            pkkd_with(taps=twice).tap_pairs(*nets)
 
 
 def test_a_method_has_a_key_as_its_name():

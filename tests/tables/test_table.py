@@ -199,20 +199,54 @@ def test_a_stopped_table_saves_and_remembers_failures(number, tmp_path):
     assert "- broken, seed 0: failed with exit code 3" in (tmp_path / "out" / "table.md").read_text()
 
 
-def test_trainings_of_a_killed_table_save_and_end(tmp_path):
+def test_a_training_that_only_begins_is_no_failure(tmp_path):
+    """It has no handler for the signal yet, and nothing to save."""
+    path = write_table(tmp_path, alone="method: none\nstudent: resnet8\n")
+    process = subprocess.Popen(long_table(path, tmp_path / "out"), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert process.stderr is not None and process.stderr.readline() == b"alone, seed 0: training\n"
+    process.terminate()
+    errors = process.communicate(timeout=250)[1]
+    assert process.returncode == 75 and b"failed" not in errors
+    assert "failed" not in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_a_table_under_nohup_outlives_its_terminal(tmp_path):
+    path = write_table(tmp_path, alone="method: none\nstudent: resnet8\n")
+    command = ["table", str(path), "--out", str(tmp_path / "out"), *TINY]
+    process = subprocess.Popen(
+        ["nohup", sys.executable, "-m", "adderkit", *command],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stderr is not None
+    wait_for(lambda: process.stderr.readline() == "alone, seed 0: training\n", "a training begins")
+    process.send_signal(signal.SIGHUP)
+    assert "alone, seed 0: finished" in process.communicate(timeout=250)[1] and process.returncode == 0
+
+
+def test_the_same_table_waits_for_trainings_of_a_killed_one(tmp_path):
+    """They save and end by themselves."""
     path = write_table(tmp_path, alone="method: none\nstudent: resnet8\n")
     process = start_long_table(path, tmp_path / "out")
     process.kill()
     process.communicate(timeout=250)
     log = tmp_path / "out" / "alone" / "seed-0.log"
-    wait_for(lambda: "stopped" in log.read_text(), "the training ends")
+    again = subprocess.Popen(long_table(path, tmp_path / "out"), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    wait_for(lambda: "stopped" in log.read_text() and "going on after" in log.read_text(), "the training goes on")
+    again.terminate()
+    assert b"failed" not in again.communicate(timeout=250)[1] and again.returncode == 75
+
+
+def long_table(path: Path, out: Path) -> list[str]:
+    """A command whose trainings take minutes and save often."""
+    longer = [*TINY[:4], "--epochs", "200", "--device", "cpu", "--checkpoint_minutes", "0.0005", "--jobs", "1"]
+    return [sys.executable, "-m", "adderkit", "table", str(path), "--out", str(out), *longer]
 
 
 def start_long_table(path: Path, out: Path) -> subprocess.Popen[str]:
     """A table in a process of its own, when the training `alone` has saved a first checkpoint."""
-    longer = [*TINY[:4], "--epochs", "200", "--device", "cpu", "--checkpoint_minutes", "0.0005", "--jobs", "1"]
-    command = [sys.executable, "-m", "adderkit", "table", str(path), "--out", str(out), *longer]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(long_table(path, out), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     newest = out / "alone" / "seed-0" / "checkpoints" / "newest"
     wait_for(lambda: newest.exists() or process.poll() is not None, "a checkpoint is written")
     assert process.poll() is None
@@ -250,6 +284,11 @@ def test_what_can_not_be_is_refused(words, named, tmp_path, capsys):
     [
         ("[1, 2]", "mapping"),
         ('{"title": "a", "reference": "b", "rows": []}', "`rows` must hold at least one row"),
+        (
+            '{"title": "a", "reference": "a", "rows": [{"name": "a", "recipe": "demo.yaml"},'
+            ' {"name": "a", "recipe": "demo.yaml"}]}',
+            "the rows 'a' and 'a' would share the folder `a`",
+        ),
         (
             '{"title": "a", "reference": "K + P", "rows": [{"name": "K + P", "recipe": "demo.yaml"},'
             ' {"name": "K - P", "recipe": "demo.yaml"}]}',

@@ -23,6 +23,8 @@ from adderkit.data.tensors import TensorSplit, decode_all, expand, hold
 _SAMPLE = 2048  # images that the statistics of a streamed set come from: 300 MB at 224x224
 # Mean and deviation of ImageNet's training images as torchvision's and nearly all published networks have them.
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Digests of `content` that a set has whether it is held in memory or streamed.
+_CONTENT = ("train_labels", "test_labels", "test_images", "train_sample")
 _CHUNK = 1024  # images counted at once: bincount makes int64 of them, eight times their size
 
 
@@ -77,8 +79,10 @@ class ImageData:
         }
 
     def digest(self) -> str:
-        """Of the facts: 12 hexadecimal digits that differ where the images do."""
-        return hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).hexdigest()[:12]
+        """12 hexadecimal digits that differ where the images or their labels do, and not with how they are prepared."""
+        facts = self.facts()
+        kept = {key: facts[key] for key in ("classes", "pixels", "images", *_CONTENT) if key in facts}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def load(config: DataConfig, device: torch.device | str = "cpu") -> ImageData:

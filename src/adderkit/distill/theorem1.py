@@ -28,14 +28,18 @@ def coefficient(degree: int, sigma: float) -> float:
     Raises:
         ValueError: a negative degree, a sigma outside 1e-100 to 1e100, or a P_n beyond float64.
     """
-    if degree < 0:
-        raise ValueError(f"`degree` (={degree}) must be >= 0")
+    _check(degree)
     if not 1e-100 <= sigma <= 1e100:
         raise ValueError(f"`sigma` (={sigma}) must be a positive number, from 1e-100 to 1e100")
     try:
         return (-1 / (2 * sigma**2)) ** degree
     except OverflowError:
         raise ValueError(f"`degree` (={degree}) with `sigma` (={sigma}) gives a P_n beyond float64") from None
+
+
+def _check(degree: int) -> None:
+    if degree < 0:
+        raise ValueError(f"`degree` (={degree}) must be >= 0")
 
 
 def exact(products: Tensor, sigma: float) -> Tensor:
@@ -60,7 +64,7 @@ def truncated(products: Tensor, sigma: float, degree: int) -> Tensor:
         The shape and type of `products`.
     """
     step = products * coefficient(1, sigma)
-    coefficient(degree, sigma)  # checks `degree`
+    _check(degree)
     term = torch.ones_like(products)
     total = term.clone()
     for n in range(1, degree + 1):
@@ -86,9 +90,8 @@ def features(vectors: Tensor, sigma: float, degree: int) -> Tensor:
     Raises:
         ValueError: more than 10 million monomials.
     """
+    _check(degree)
     log_scale = degree * math.log(-coefficient(1, sigma))
-    if degree < 0:
-        raise ValueError(f"`degree` (={degree}) must be >= 0")
     dimensions = vectors.shape[-1]
     if monomials(dimensions, degree) > _MOST:
         raise ValueError(
@@ -98,7 +101,9 @@ def features(vectors: Tensor, sigma: float, degree: int) -> Tensor:
     chosen = list(combinations_with_replacement(range(dimensions), degree))
     # By logarithms: 171! is beyond float64.
     factorials = [sum(math.lgamma(variables.count(i) + 1) for i in set(variables)) for variables in chosen]
-    weights = vectors.new_tensor([math.exp((log_scale - factorial) / 2) for factorial in factorials])
+    # Beyond float64 these are infinite, as their products would be.
+    weights = vectors.new_tensor([(log_scale - factorial) / 2 for factorial in factorials], dtype=torch.float64).exp()
+    weights = weights.to(vectors.dtype)
     index = torch.tensor(chosen, dtype=torch.int64, device=vectors.device).view(len(chosen), degree)
     return vectors[..., index].prod(-1) * weights
 

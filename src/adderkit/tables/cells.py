@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from adderkit.tables.definition import Row
 from adderkit.train import BaseConfig
-from adderkit.train.folder import check_recorded
+from adderkit.train.folder import differences
 from adderkit.train.record import read_summary
 
 
@@ -43,10 +43,14 @@ class Cell(NamedTuple):
         """
         try:
             summary = read_summary(self.folder)
+            differing = "" if summary is None else differences(self.folder, self.config)
         except ValueError as error:
             raise ValueError(f"{error}; delete the folder `{self.folder}`, and it is trained anew") from None
-        if summary is not None:
-            check_recorded(self.folder, self.config)
+        if differing:
+            raise ValueError(
+                f"`{self.folder}` holds a training of other options: {differing}; choose another `--out`, or delete the"
+                " folder"
+            )
         return summary
 
 
@@ -67,4 +71,4 @@ def cells(configs: Sequence[tuple[Row, BaseConfig]], seeds: Iterable[int], out: 
 def finished_seeds(row: Row, out: Path) -> list[int]:
     """The seeds of which a row has a finished training in the table's folder."""
     names = (path.parent.name.removeprefix("seed-") for path in (out / row.folder).glob("seed-*/summary.json"))
-    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit() and str(int(name)) == name)

@@ -54,12 +54,12 @@ class Table(Options):
             raise ValueError("`rows` must hold at least one row")
         folders: dict[str, str] = {}
         for row in self.rows:
-            other = folders.setdefault(row.folder, row.name)
-            if other is not row.name:
+            if row.folder in folders:
                 raise ValueError(
-                    f"the rows {other!r} and {row.name!r} would share the folder `{row.folder}`: names must differ in"
-                    " the letters a-z or in digits"
+                    f"the rows {folders[row.folder]!r} and {row.name!r} would share the folder `{row.folder}`:"
+                    " names must differ in the letters a-z or in digits"
                 )
+            folders[row.folder] = row.name
         if self.reference not in names:
             raise ValueError(f"`reference` (={self.reference}) must be one of the rows: {', '.join(names)}")
         return self

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -15,24 +16,25 @@ from typing import NamedTuple
 from adderkit.tables.cells import Cell
 from adderkit.train.config import to_yaml
 from adderkit.train.files import write_text
+from adderkit.train.folder import in_use
 from adderkit.train.interrupt import PARENT
 
 _LINES = 5  # of a failed run's log that are quoted
-_STOPPED = (75, 130)  # exit codes of a training that a signal stopped and that has saved its state
+# Exit codes of a training that a signal stopped: 75 and 130 once it runs, the signal's own before and after that.
+_STOPPED = (75, 130, -signal.SIGTERM)
 # SIGHUP: the terminal is gone. SIGUSR1: Slurm's warning before a job ends.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Failed(NamedTuple):
-    """A training that ended with an error; `code` is its exit code, 2 where it was not begun."""
+    """A training that ended with an error; `code` is its exit code, 2 or 74 where it was not begun."""
 
     cell: Cell
     code: int
     reason: str
 
     def __str__(self) -> str:
-        last = self.reason.splitlines()[-1] if self.reason else "it says nothing"
-        return f"{self.cell}: failed with exit code {self.code}: {last}"
+        return f"{self.cell}: failed with exit code {self.code}: {(self.reason or 'it says nothing').splitlines()[-1]}"
 
 
 class Stopped(Exception):
@@ -89,7 +91,7 @@ def _left(wanted: list[Cell]) -> tuple[list[Cell], list[Failed]]:
             if cell.summary() is None:
                 left.append(cell)
         except ValueError as error:
-            failed.append(Failed(cell, 2, str(error)))
+            failed.append(Failed(cell, 2, "; ".join(str(error).splitlines())))
     return left, failed
 
 
@@ -120,6 +122,12 @@ class _Pool:
         if self.number:
             return None
         cell.folder.parent.mkdir(parents=True, exist_ok=True)
+        if in_use(cell.folder):  # by a training of a table that was killed, say, which saves its state now
+            self._note(f"{cell}: another process is training there: waiting for it")
+            while in_use(cell.folder):
+                time.sleep(0.5)
+                if self.number:
+                    return None
         recipe = cell.folder.with_suffix(".yaml")
         write_text(recipe, to_yaml(cell.config))
         command = [sys.executable, "-m", "adderkit", "train", str(recipe), "--out", str(cell.folder), "--resume"]
@@ -149,6 +157,8 @@ class _Signals:
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
+                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue  # started by nohup, to outlive its terminal
                 self._before[number] = signal.signal(number, lambda number, frame: self._pool.stop(number))
 
     def __exit__(self, *error: object) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from adderkit.tables.definition import Table
 from adderkit.tables.results import Estimate, Images, Result
-from adderkit.train.files import write_atomically, write_text
+from adderkit.train.files import remove, write_atomically, write_text
 
 
 def write_table(out: Path, table: Table, results: list[Result], notes: list[str]) -> None:
@@ -21,10 +21,12 @@ def write_table(out: Path, table: Table, results: list[Result], notes: list[str]
         notes: what differs from the source, and what failed: sentences below the table.
     """
     write_text(out / "table.md", markdown(table, results, notes))
-    _write_csv(out / "table.csv", [_row_values(result) for result in results])
+    _write_csv(out / "table.csv", [_row_values(result, table.reference) for result in results])
     _write_csv(out / "trainings.csv", [values for result in results for values in _run_values(result)])
     if any(result.last for result in results):
         _draw(out / "table.png", table, results)
+    else:
+        remove(out / "table.png")
 
 
 def markdown(table: Table, results: list[Result], notes: list[str]) -> str:
@@ -110,7 +112,7 @@ def _trained_on(results: list[Result]) -> list[str]:
     return sentences
 
 
-def _row_values(result: Result) -> dict[str, Any]:
+def _row_values(result: Result, reference: str) -> dict[str, Any]:
     values: dict[str, Any] = {
         "row": result.name,
         "paper_top1": result.paper_top1,
@@ -123,24 +125,22 @@ def _row_values(result: Result) -> dict[str, Any]:
         ("last_top5", result.top5),
         ("difference", result.difference),
     ):
-        mean, deviation, half, count = found or (None, None, None, None)
+        mean, deviation, half, _ = found or (None, None, None, None)
         low, high = (None, None) if mean is None or half is None else (mean - half, mean + half)
         values |= {name: mean, f"{name}_deviation": deviation, f"{name}_low": low, f"{name}_high": high}
-        if found is result.difference:
-            values["difference_pairs"] = count
-    return values
+    pairs = 0 if result.difference is None else result.difference.values
+    return values | {"difference_to": reference, "difference_pairs": pairs}
 
 
 def _run_values(result: Result) -> list[dict[str, Any]]:
-    return [{"row": result.name, **run._asdict(), **run.images._asdict()} for run in result.runs]
+    values = [{"row": result.name, **run._asdict(), **run.images._asdict()} for run in result.runs]
+    return [{key: value for key, value in run.items() if key != "images"} for run in values]
 
 
 def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    columns = [key for key in rows[0] if key != "images"] if rows else ["row"]
-
     def write(temporary: Path) -> None:
         with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore")
+            writer = csv.DictWriter(file, list(rows[0]) if rows else ["row"])
             writer.writeheader()
             writer.writerows(
                 {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}

@@ -45,6 +45,18 @@ def locked(folder: Path) -> Iterator[None]:
             raise
 
 
+def in_use(folder: Path) -> bool:
+    """Whether another process holds the folder's lock."""
+    try:
+        with open(folder / _LOCK) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def _lock(folder: Path) -> IO[str]:
     path = folder / _LOCK
     while True:
@@ -103,23 +115,26 @@ def check_same_run(folder: Path, config: BaseConfig) -> None:
     if not path.exists():
         write_text(path, to_yaml(config))
         return
-    check_recorded(folder, config)
+    differing = differences(folder, config)
+    if differing:
+        raise ValueError(
+            f"`out` (={folder}) holds another run: {differing}."
+            f" Go on with `adderkit train {path} --out {folder} --resume`, or choose another folder"
+        )
 
 
-def check_recorded(folder: Path, config: BaseConfig) -> None:
-    """Refuses a run whose configuration, as it stands in its folder, is another or can't be read."""
-    path = folder / CONFIG_FILE
-    stored, given = decisive(load_recipe(path)), decisive(config)
-    differing = [
+def differences(folder: Path, config: BaseConfig) -> str:
+    """What decides a run's weights otherwise in its folder than in a configuration; empty: nothing does.
+
+    Raises:
+        ValueError: the folder's configuration can't be read.
+    """
+    stored, given = decisive(load_recipe(folder / CONFIG_FILE)), decisive(config)
+    return "; ".join(
         f"`{key}` is {stored.get(key)!r} there and {given.get(key)!r} here"
         for key in dict.fromkeys([*stored, *given])
         if stored.get(key) != given.get(key)
-    ]
-    if differing:
-        raise ValueError(
-            f"`out` (={folder}) holds another run: {'; '.join(differing)}."
-            f" Go on with `adderkit train {path} --out {folder} --resume`, or choose another folder"
-        )
+    )
 
 
 def decisive(config: BaseConfig) -> dict[str, Any]:

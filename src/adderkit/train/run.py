@@ -93,7 +93,7 @@ def _train_in(
     wait: Callable[[], None] | None,
 ) -> dict[str, Any]:
     with ExitStack() as held:
-        _hold(held, out, processes, wait)
+        _hold(held, out, processes, stop, wait)
         summary = processes.from_first(lambda: _finished(out, config))
         if summary is not None:
             display.note(f"{out} is finished already")
@@ -125,7 +125,7 @@ def _finish(out: Path, summary: dict[str, Any]) -> dict[str, Any]:
     return summary
 
 
-def _hold(held: ExitStack, out: Path, processes: Processes, wait: Callable[[], None] | None) -> None:
+def _hold(held: ExitStack, out: Path, processes: Processes, stop: Stop, wait: Callable[[], None] | None) -> None:
     """Lets the first process hold the folder's lock.
 
     Others that hold it are asked every second: several processes can't wait for the first for longer than they wait
@@ -146,6 +146,7 @@ def _hold(held: ExitStack, out: Path, processes: Processes, wait: Callable[[], N
         if wait is not None:
             wait()
             wait = _patiently
+        stop.check()
         time.sleep(1)
 
 

@@ -77,6 +77,16 @@ class PKKDOptions(Options):
     )
 
 
+def _named_pairs(taps: tuple[str, ...]) -> TapPairs:
+    named = [path.split("=") for path in taps]
+    if not all(len(pair) <= 2 and all(pair) for pair in named):
+        raise ValueError(f"`pkkd.taps` (={' '.join(taps)}) must be module paths, or pairs STUDENT=TEACHER")
+    pairs = TapPairs(tuple(pair[0] for pair in named), tuple(pair[-1] for pair in named))
+    if any(len(set(side)) < len(side) for side in pairs):
+        raise ValueError(f"`pkkd.taps` (={' '.join(taps)}): each net's modules can be in one pair only")
+    return pairs
+
+
 def _phase_name(start: int, ahead: int, epochs: int, matched: int) -> str:
     """Of the phase that begins with an epoch; `matched` is the first one without L_mid."""
     if start < ahead:
@@ -166,10 +176,7 @@ class PKKD(Method):
     def tap_pairs(self, student: nn.Module, teacher: nn.Module | None) -> TapPairs:
         taps = self.options.taps
         if isinstance(taps, tuple):
-            named = [path.partition("=") for path in taps]
-            if not all(own and (other or not sign) for own, sign, other in named):
-                raise ValueError(f"`pkkd.taps` (={' '.join(taps)}) must be module paths, or pairs STUDENT=TEACHER")
-            return TapPairs(tuple(own for own, _, _ in named), tuple(other or own for own, _, other in named))
+            return _named_pairs(taps)
         if teacher is None:
             return TapPairs()
         find = operator_paths if taps == "operators" else stage_paths
