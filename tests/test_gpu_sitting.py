@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from adderkit import cli_table, tables
-from adderkit.tables.definition import row_config
+from adderkit import cli
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_sitting.py"
 STEPS = ["tests", "check", "first", "table1", "ablation"]
@@ -106,19 +105,18 @@ def test_signals_reach_the_step_and_no_other_begins(sit, tmp_path, number, expec
     assert "first" not in json.loads((tmp_path / "o u t" / "sitting.json").read_text())
 
 
-def test_the_commands_are_ones_that_are_understood(script, tmp_path):
+def test_the_commands_are_ones_that_are_understood(script, tmp_path, monkeypatch):
     """Tables, rows and options exist, and so do the tests and the script that are named."""
+    trained = []
+    monkeypatch.setattr("adderkit.tables.run_cells", lambda wanted, *others: trained.extend(wanted) or [])
     for name, arguments in script.steps(tmp_path, ["--seeds", "0", "1", "--data.name", "cifar10"]):
         for word in arguments:
             if word.startswith(("tests/", "benchmarks/")):
                 assert (script.ROOT / word).exists(), name
         if "table" in arguments:
-            own, others = cli_table._split(arguments[3:])
-            table = tables.load_table(own[0])
-            if "--rows" in own:
-                table.chosen(tuple(own[own.index("--rows") + 1 : own.index("--rows") + 4]))
-            config = cli_table._overridden(row_config(table.rows[0]), others)
-            assert (config.save_every, config.data.name) == (10, "cifar10")
+            assert cli.main(arguments[2:]) == 0, name
+    assert {cell.seed for cell in trained} == {0, 1} and len(trained) > 10
+    assert {(cell.config.save_every, cell.config.data.name) for cell in trained} == {(10, "cifar10")}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
