@@ -23,8 +23,6 @@ from adderkit.tables import notes
 from adderkit.train import BaseConfig, config_type
 from adderkit.train.folder import locked
 
-_TEACHERS = (TeacherNeed.FIXED, TeacherNeed.PROGRESSIVE)
-
 
 class TableOptions(Options):
     """Runs a table of the paper: every row's training for every seed."""
@@ -172,12 +170,13 @@ def _overridden(stated: dict[str, BaseConfig], words: list[str]) -> tuple[dict[s
         if config.seed != before.seed:
             raise ValueError(f"`seed` (={config.seed}): a table's trainings have the seeds of `--seeds`")
         need = method_type(config.method)(config.method_options()).teacher_need
-        for key, needs in (("teacher", _TEACHERS), ("teacher_run", _TEACHERS[:1])):
+        can_have = {"teacher": need is not TeacherNeed.NONE, "teacher_run": need is TeacherNeed.FIXED}
+        for key, is_possible in can_have.items():
             own, new = getattr(before, key), getattr(config, key)
             if new == own:
                 continue
             given[key] = new
-            if need in needs:
+            if is_possible:
                 taken.add(key)
             else:
                 config = config.model_copy(update={key: own})
