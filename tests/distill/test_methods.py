@@ -278,6 +278,21 @@ def test_pkkd_mid_ends_after_its_share(batch, student_net):
     assert list(method.losses(replace(batch, phase=second))) == ["ce", "soft"]
 
 
+def test_phases_that_do_not_read_the_teacher_do_without_it(batch, student_net):
+    """And the others ask for it: a loss that needs it says which phase declared otherwise."""
+    method = make_pkkd(batch, student_net, alpha=0, mid_share=0.5, progressive=False)
+    first, second = method.phases(8)
+    assert first.reads_teacher and not second.reads_teacher
+    assert list(method.losses(replace(batch, teacher=None, phase=second))) == ["ce"]
+    with pytest.raises(ValueError, match=f"the phase {first.name!r} not to read it"):
+        method.losses(replace(batch, teacher=None, phase=first))
+
+
+def test_pkkd_with_soft_labels_reads_the_teacher_throughout():
+    phases = pkkd_with(alpha=0.1, mid_share=0.0).phases(8)
+    assert all(phase.reads_teacher for phase in phases)
+
+
 def test_pkkd_fixed_teacher_has_no_head_start():
     (phase,) = pkkd_with(head_start=0.5, progressive=False).phases(8)
     assert phase.epochs == 8 and phase.trains_student

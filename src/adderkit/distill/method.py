@@ -47,6 +47,8 @@ class Phase:
         epochs: its length.
         trains_student: whether the student is updated.
         trains_teacher: whether a progressive teacher is updated.
+        reads_teacher: whether `losses` reads the teacher's output. Where not, `Batch.teacher` is None, and a teacher
+            that is not updated either is not run.
         restarts_rate: whether the student's cosine starts anew here, instead of spanning this phase and the one before.
     """
 
@@ -54,6 +56,7 @@ class Phase:
     epochs: int
     trains_student: bool = True
     trains_teacher: bool = True
+    reads_teacher: bool = True
     restarts_rate: bool = False
 
 
@@ -85,7 +88,7 @@ class Batch:
         images: (N, C, H, W), normalised and augmented; of this process.
         labels: (N,) int64.
         student: with gradients.
-        teacher: detached; None where the method needs no teacher.
+        teacher: detached; None where the method needs no teacher, or the phase does not read it.
         phase: the phase under way.
     """
 
@@ -97,9 +100,12 @@ class Batch:
 
     @property
     def taught(self) -> NetOutput:
-        """The teacher's output, for methods that declared a teacher."""
+        """The teacher's output, for methods that declared a teacher, in phases that read it."""
         if self.teacher is None:
-            raise ValueError("this method reads a teacher's output but declares `teacher_need` NONE")
+            raise ValueError(
+                "this method reads a teacher's output but declares `teacher_need` NONE, or the phase"
+                f" {self.phase.name!r} not to read it"
+            )
         return self.teacher
 
 

@@ -110,17 +110,21 @@ class Step:
             tallies[net.name] = _Tally()
         for index, (images, labels) in enumerate(batch, 1):
             is_last = index == self._parts
-            taught = self._teach(images, labels, tallies.get("teacher"), is_last)
+            taught = self._teach(images, labels, phase, tallies.get("teacher"), is_last)
             if phase.trains_student:
                 self._learn(images, labels, taught, phase, tallies["student"], is_last)
         terms = tuple((net, tuple(tallies[net.name].names)) for net in nets)
         return Sums(terms, torch.cat([tallies[net.name].sums for net in nets]) if nets else torch.zeros(0))
 
-    def _teach(self, images: Tensor, labels: Tensor, tally: _Tally | None, is_last: bool) -> NetOutput | None:
+    def _teach(
+        self, images: Tensor, labels: Tensor, phase: Phase, tally: _Tally | None, is_last: bool
+    ) -> NetOutput | None:
         teacher, reducer = self._teacher, self._teacher_reducer
         if teacher is None:
             return None
         if tally is None or reducer is None:
+            if not phase.reads_teacher:
+                return None
             with torch.no_grad():
                 return teacher.forward(images)
         seen: list[NetOutput] = []
@@ -132,7 +136,7 @@ class Step:
 
         terms = reducer.backward(compute, self._parts, is_last)  # its graph is freed before the student's is built
         tally.add(["ce"], terms, seen[0].logits, labels)
-        return seen[0]
+        return seen[0] if phase.reads_teacher else None
 
     def _learn(
         self, images: Tensor, labels: Tensor, taught: NetOutput | None, phase: Phase, tally: _Tally, is_last: bool

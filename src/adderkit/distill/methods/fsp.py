@@ -57,7 +57,7 @@ class FSP(Method):
         first = max(1, round(share * epochs))
         if first >= epochs:
             raise ValueError(f"`fsp.first_phase` (={share}) leaves none of {epochs} epochs for the labels")
-        return (Phase(_FIRST, first), Phase("labels", epochs - first, restarts_rate=True))
+        return (Phase(_FIRST, first), Phase("labels", epochs - first, restarts_rate=True, reads_teacher=False))
 
     def tap_pairs(self, student: nn.Module, teacher: nn.Module | None) -> TapPairs:
         return TapPairs(*((*stage_beginnings(net), *stage_outputs(net)) for net in (student, teacher)))

@@ -169,7 +169,13 @@ class PKKD(Method):
         matched = ahead + round(self.options.mid_share * epochs)
         marks = sorted({0, ahead, matched, epochs, ahead + epochs})
         return tuple(
-            Phase(_phase_name(start, ahead, epochs, matched), end - start, start >= ahead, start < epochs)
+            Phase(
+                _phase_name(start, ahead, epochs, matched),
+                end - start,
+                trains_student=start >= ahead,
+                trains_teacher=start < epochs,
+                reads_teacher=self.options.alpha > 0 or start < matched,
+            )
             for start, end in pairwise(marks)
         )
 
@@ -219,10 +225,9 @@ class PKKD(Method):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         logits = batch.student.logits
-        terms = {
-            "ce": self.options.label_weight * F.cross_entropy(logits, batch.labels),
-            "soft": self.options.alpha * self._soft(batch),
-        }
+        terms = {"ce": self.options.label_weight * F.cross_entropy(logits, batch.labels)}
+        if self.options.alpha > 0:
+            terms["soft"] = self.options.alpha * self._soft(batch)
         if not batch.phase.name.endswith(_UNMATCHED):
             terms["mid"] = self.options.beta * self._mid(batch)
         return terms
