@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -229,3 +231,20 @@ def test_taps_of_every_network(name, network):
     loss.backward()
     assert loss.isfinite() and loss > 0
     assert nets[0].get_submodule(nets[0].stem_path).weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["kd", "sp", "at"])
+def test_a_led_student_ends_with_the_labels_alone(name):
+    """The teacher's term counts in the first share of the epochs; behind it stands the cross entropy, unweighted."""
+    method = make(name, share=0.25)
+    first, second = method.phases(8)
+    assert (first.epochs, second.epochs) == (2, 6)
+    assert first.reads_teacher and not second.reads_teacher
+    batch = make_batch([(4, 3, 3)], [(4, 3, 3)])
+    assert list(method.losses(replace(batch, phase=first))) == ["ce", name]
+    losses = method.losses(replace(batch, phase=second, teacher=None))
+    logits, labels = array(batch.student.logits), batch.labels.numpy()
+    expected = np.mean([np.log(np.exp(row).sum()) - row[label] for row, label in zip(logits, labels, strict=True)])
+    assert list(losses) == ["ce"] and losses["ce"].item() == pytest.approx(expected, rel=1e-5)
+    assert [phase.epochs for phase in make(name).phases(8)] == [8]
+    assert [phase.reads_teacher for phase in make(name, share=0.0).phases(8)] == [False]

@@ -8,21 +8,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from adderkit.distill.method import Batch, Method, TapPairs, TeacherNeed
+from adderkit.distill.led import Led, LedOptions
+from adderkit.distill.method import Batch, TapPairs
 from adderkit.distill.methods import register
 from adderkit.distill.taps import check_one_size, stage_outputs
-from adderkit.options import Options
 
 
-class ATOptions(Options):
+class ATOptions(LedOptions):
     """Attention transfer (Zagoruyko and Komodakis, 2017)."""
 
     weight: float = Field(default=1000.0, ge=0, description="of the attention maps' term")
-    progressive: bool = Field(default=False, description="teacher trained beside the student instead of beforehand")
 
 
 @register("at")
-class AT(Method):
+class AT(Led):
     """`CE(student, labels) + weight sum over stages of mean (Q_t - Q_s)^2`, `Q` the attention map of a stage's output.
 
     `Q` is the mean over channels of the squared activations, flattened to (N, H W) and divided by its L2 norm. The mean
@@ -34,10 +33,6 @@ class AT(Method):
 
     Options = ATOptions
 
-    @property
-    def teacher_need(self) -> TeacherNeed:
-        return TeacherNeed.PROGRESSIVE if self.options.progressive else TeacherNeed.FIXED
-
     def tap_pairs(self, student: nn.Module, teacher: nn.Module | None) -> TapPairs:
         return TapPairs(stage_outputs(student), stage_outputs(teacher))
 
@@ -45,7 +40,7 @@ class AT(Method):
         check_one_size("at", example.student.taps, example.taught.taps)
         return []
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def led(self, batch: Batch) -> dict[str, Tensor]:
         pairs = zip(batch.student.taps.values(), batch.taught.taps.values(), strict=True)
         terms = [(_attention(teacher) - _attention(student)).square().mean() for student, teacher in pairs]
         return {

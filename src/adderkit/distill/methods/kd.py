@@ -6,21 +6,20 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from adderkit.distill.method import Batch, Method, TeacherNeed
+from adderkit.distill.led import Led, LedOptions
+from adderkit.distill.method import Batch
 from adderkit.distill.methods import register
-from adderkit.options import Options
 
 
-class KDOptions(Options):
+class KDOptions(LedOptions):
     """Vanilla knowledge distillation (Hinton et al., 2015)."""
 
     temperature: float = Field(default=4.0, gt=0, description="divides the logits of both nets")
     weight: float = Field(default=0.9, ge=0, le=1, description="of the teacher's term; the labels have 1 - weight")
-    progressive: bool = Field(default=False, description="teacher trained beside the student instead of beforehand")
 
 
 @register("kd")
-class KD(Method):
+class KD(Led):
     """`(1 - w) CE(student, labels) + w T^2 KL(softmax(teacher / T) || softmax(student / T))`.
 
     The KL divergence is summed over classes and averaged over the batch. T = 4, w = 0.9 are usual for CIFAR,
@@ -31,11 +30,7 @@ class KD(Method):
 
     Options = KDOptions
 
-    @property
-    def teacher_need(self) -> TeacherNeed:
-        return TeacherNeed.PROGRESSIVE if self.options.progressive else TeacherNeed.FIXED
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def led(self, batch: Batch) -> dict[str, Tensor]:
         temperature, weight = self.options.temperature, self.options.weight
         student = F.log_softmax(batch.student.logits / temperature, dim=1)
         teacher = F.log_softmax(batch.taught.logits / temperature, dim=1)

@@ -7,21 +7,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adderkit.collectives import gathered_rows
-from adderkit.distill.method import Batch, Method, TapPairs, TeacherNeed
+from adderkit.distill.led import Led, LedOptions
+from adderkit.distill.method import Batch, TapPairs
 from adderkit.distill.methods import register
 from adderkit.distill.taps import stage_outputs
-from adderkit.options import Options
 
 
-class SPOptions(Options):
+class SPOptions(LedOptions):
     """Similarity-preserving distillation (Tung and Mori, 2019)."""
 
     weight: float = Field(default=3000.0, ge=0, description="of the similarities' term")
-    progressive: bool = Field(default=False, description="teacher trained beside the student instead of beforehand")
 
 
 @register("sp")
-class SP(Method):
+class SP(Led):
     """`CE(student, labels) + weight ||G_t - G_s||_F^2 / b^2`, `G` the similarities of the batch's b images.
 
     `G = normalise(Q Q^T)`, rows of unit L2 norm, `Q` (b, C H W) the activations that the last stage returns. Channels
@@ -34,14 +33,10 @@ class SP(Method):
 
     Options = SPOptions
 
-    @property
-    def teacher_need(self) -> TeacherNeed:
-        return TeacherNeed.PROGRESSIVE if self.options.progressive else TeacherNeed.FIXED
-
     def tap_pairs(self, student: nn.Module, teacher: nn.Module | None) -> TapPairs:
         return TapPairs(stage_outputs(student)[-1:], stage_outputs(teacher)[-1:])
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def led(self, batch: Batch) -> dict[str, Tensor]:
         (student,), (teacher,) = batch.student.taps.values(), batch.taught.taps.values()
         difference = _similarities(gathered_rows(teacher)) - _similarities(gathered_rows(student))
         return {
