@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from adderkit import cli, train
+from adderkit.data import stream
 from adderkit.distill import method_type
-from adderkit.train import loop, run
+from adderkit.train import distributed, loop, run
 from adderkit.train.config import config_type
 from adderkit.train.interrupt import PARENT, Stop
 
@@ -248,8 +249,10 @@ def test_killed_worker_has_its_message_and_the_run_goes_on(pictures, tmp_path, s
     assert cli.main(errors.split("To go on: adderkit ")[1].split()) == 0
 
 
-def test_worker_that_dies_while_it_answers_is_lost_too(pictures, tmp_path, monkeypatch, capsys, display):
-    """The queue then raises before torch's watch does."""
+@pytest.mark.parametrize("error", [EOFError, ConnectionResetError])
+def test_worker_that_dies_while_it_answers_is_lost_too(error, pictures, tmp_path, monkeypatch, capsys, display):
+    """The queue then raises before torch's watch does, which may also never tell."""
+    monkeypatch.setattr(stream, "_DEATH_IS_KNOWN_S", 0.01)
     options = ["--data.name", "imagefolder", "--data.root", str(pictures), "--data.memory_limit_mb", "0"]
     options += ["--data.workers", "2", "--epochs", "2", "--batch_size", "4", "--device", "cpu"]
     monkeypatch.setattr(run, "make_display", lambda: display)
@@ -259,14 +262,30 @@ def test_worker_that_dies_while_it_answers_is_lost_too(pictures, tmp_path, monke
     def reset(self, *arguments, **options):
         calls.append(1)
         if len(calls) == 9:
-            raise ConnectionResetError(104, "Connection reset by peer")
+            raise error  # a new one: its traceback holds the loader
         return get(self, *arguments, **options)
 
     monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_try_get_data", reset)
     assert cli.main(["train", "--out", str(tmp_path / "run"), *options]) == cli.EXIT_LOST
     errors = capsys.readouterr().err
-    assert "a process that decodes images died ([Errno 104] Connection reset by peer)" in errors
+    assert "a process that decodes images died (DataLoader worker broke off its answer)" in errors
     assert cli.main(errors.split("To go on: adderkit ")[1].split()) == 0
+
+
+def test_broken_answer_waits_for_torch_to_tell_of_the_death(pictures, tmp_path, monkeypatch, display):
+    """What it tells would else come later, out of whatever runs then."""
+
+    def break_off(*arguments):
+        raise EOFError
+
+    def tell(seconds):
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_try_get_data", break_off)
+    monkeypatch.setattr(stream, "sleep", tell)
+    data = {"name": "imagefolder", "root": pictures, "memory_limit_mb": 0, "workers": 2}
+    with pytest.raises(distributed.LostWorker, match=r"\(pid 1\) is killed"):
+        train.train(make_config(batch_size=4, data=data), tmp_path / "run", display=display)
 
 
 def test_closed_pipe_of_a_display_is_no_lost_worker(tmp_path, display, monkeypatch):

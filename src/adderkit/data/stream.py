@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
+from time import sleep
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from adderkit.data.raw import RawSplit
 from adderkit.data.split import Preparation, Split
 
 _CHUNK = 1024
+_DEATH_IS_KNOWN_S = 2.0
 
 
 class Headers(NamedTuple):
@@ -111,6 +113,17 @@ def _started(loader: DataLoader[Tensor | ValueError]) -> Iterator[Tensor | Value
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
+def _batches(loader: DataLoader[Tensor | ValueError]) -> Iterator[Tensor | ValueError]:
+    """The loader's batches. A worker that dies while it answers is reported as torch reports all others."""
+    try:
+        yield from _started(loader)
+    except (EOFError, ConnectionError):
+        # The answer broke off before the death was known. Torch's watch tells of it within moments, from whatever code
+        # runs then: it must be this.
+        sleep(_DEATH_IS_KNOWN_S)
+        raise RuntimeError("DataLoader worker broke off its answer") from None
+
+
 class StreamSplit(Split):
     """A split decoded on the fly.
 
@@ -155,7 +168,7 @@ class StreamSplit(Split):
             # a run that goes on within an epoch makes one loader more than an uninterrupted one.
             generator=torch.Generator(),
         )
-        for images in _started(loader):
+        for images in _batches(loader):
             if isinstance(images, ValueError):
                 raise images
             yield images.to(self._device, non_blocking=True)

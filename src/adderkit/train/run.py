@@ -66,10 +66,9 @@ def _listening(out: Path, config: BaseConfig, display: Display, processes: Proce
     with stop.listening():
         try:
             return _train_in(out, config, display if processes.is_first else SilentDisplay(), stop, processes, None)
-        except (RuntimeError, ConnectionResetError, ConnectionRefusedError) as error:
-            # torch raises the first wherever the training stands, so the state may be half done; the others come where
-            # the worker's answer is read before its death is known. A closed pipe (of the display) is none of them.
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+        except RuntimeError as error:
+            # torch raises it wherever the training stands, so the state may be half done
+            if "DataLoader worker" not in str(error):
                 raise
             what = str(error).splitlines()[0]
         except KeyboardInterrupt:
