@@ -8,6 +8,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,27 @@ def test_head_start_and_rare_tests(make_config, tmp_path, display):
 def test_head_start_goes_on_to_the_same_end(make_config, tmp_path, display, stop_after, steps):
     config = make_config(epochs=1, test_every=2, pkkd={"head_start": 1})
     check_goes_on(config, tmp_path, display, stop_after(steps))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_leaving_out_a_teacher_that_nothing_reads_changes_no_bit(
+    progressive, make_config, tmp_path, display, monkeypatch
+):
+    options = {"progressive": progressive, "head_start": 0.5, "alpha": 0, "mid_share": 0.25}
+    config = make_config(epochs=4, pkkd=options)
+    train.train(config, tmp_path / "left-out", display=display)
+    method = method_type("pkkd")
+    phases = method.phases
+    unread = []
+
+    def all_read(self, epochs):
+        unread.append([phase.name for phase in phases(self, epochs) if not phase.reads_teacher])
+        return tuple(replace(phase, reads_teacher=True) for phase in phases(self, epochs))
+
+    monkeypatch.setattr(method, "phases", all_read)
+    train.train(config, tmp_path / "read", display=display)
+    assert unread[0]
+    assert_same(weights(tmp_path / "left-out"), weights(tmp_path / "read"))
 
 
 def test_saved_student_scores_what_the_summary_says(make_config, tmp_path, display):
