@@ -20,7 +20,8 @@ import torch
 from gpu_checks import equality, layers
 from gpu_checks.clock import operations_limit
 
-_PKKD = {"method": "pkkd", "pkkd": {"head_start": 0}}  # both nets in every step, the longest kind
+# Both nets and every term in every step, the longest kind.
+_PKKD = {"method": "pkkd", "pkkd": {"head_start": 0, "alpha": 1, "mid_share": 1}}
 _STEPS: tuple[dict[str, Any], ...] = (
     _PKKD,
     {**_PKKD, "cuda_graph": False},

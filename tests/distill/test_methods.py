@@ -272,7 +272,7 @@ def test_pkkd_mid_ends_after_its_share(batch, student_net):
             assert with_mid == sorted(with_mid, reverse=True)
             assert sum(p.epochs for p, matched in zip(trained, with_mid, strict=True) if matched) == epochs
             assert len({phase.name for phase in phases}) == len(phases)
-    method = make_pkkd(batch, student_net, head_start=0, mid_share=0.5)
+    method = make_pkkd(batch, student_net, head_start=0, mid_share=0.5, alpha=1)
     first, second = method.phases(8)
     assert list(method.losses(replace(batch, phase=first))) == ["ce", "soft", "mid"]
     assert list(method.losses(replace(batch, phase=second))) == ["ce", "soft"]
@@ -288,13 +288,20 @@ def test_phases_that_do_not_read_the_teacher_do_without_it(batch, student_net):
         method.losses(replace(batch, teacher=None, phase=first))
 
 
+@pytest.mark.parametrize("options", [{}, {"progressive": False}, {"head_start": 0}])
+def test_pkkd_matches_features_in_the_shortest_training_too(options):
+    """0.3 of one epoch would be none."""
+    names = [phase.name for phase in pkkd_with(**options).phases(1) if phase.trains_student]
+    assert len(names) == 1 and not names[0].endswith("without L_mid")
+
+
 def test_pkkd_with_soft_labels_reads_the_teacher_throughout():
     phases = pkkd_with(alpha=0.1, mid_share=0.0).phases(8)
     assert all(phase.reads_teacher for phase in phases)
 
 
 def test_pkkd_fixed_teacher_has_no_head_start():
-    (phase,) = pkkd_with(head_start=0.5, progressive=False).phases(8)
+    (phase,) = pkkd_with(head_start=0.5, progressive=False, mid_share=1).phases(8)
     assert phase.epochs == 8 and phase.trains_student
 
 

@@ -57,7 +57,8 @@ def check_goes_on(config: BaseConfig, tmp_path: Path, display: Any, interrupting
 
 
 def test_files_of_a_run(make_config, tmp_path, display):
-    summary = train.train(make_config(), tmp_path / "run", display=display)
+    config = make_config(pkkd={"head_start": 0, "alpha": 1})
+    summary = train.train(config, tmp_path / "run", display=display)
     folder = tmp_path / "run"
     assert json.loads((folder / "summary.json").read_text()) == summary
     assert summary.keys() >= SUMMARY_KEYS
@@ -69,12 +70,12 @@ def test_files_of_a_run(make_config, tmp_path, display):
     ]  # fmt: skip
     assert rows[0].keys() >= {"loss.ce", "loss.soft", "loss.mid", "train_loss", "test_top1", "test_top5", "lr"}
     assert list((folder / "tensorboard").iterdir())
-    assert train.load_recipe(folder / "config.yaml") == make_config()
+    assert train.load_recipe(folder / "config.yaml") == config
 
 
 def test_head_start_and_rare_tests(make_config, tmp_path, display):
     """The teacher is trained in epochs 1 to 3, the student in 2 to 4; tests are due in epochs 3 and 4."""
-    config = make_config(epochs=3, test_every=3, pkkd={"head_start": 0.3})  # one epoch
+    config = make_config(epochs=3, test_every=3, pkkd={"head_start": 0.3, "mid_share": 1})  # one epoch
     summary = train.train(config, tmp_path / "run", display=display)
     rows = metrics(tmp_path / "run")
     trained = {net: [int(row["epoch"]) for row in rows if row["net"] == net and row["train_loss"]] for net in NETS}
@@ -243,7 +244,7 @@ def test_nan_stops_the_run_and_keeps_the_checkpoint(make_config, tmp_path, displ
         return {**terms, "mid": terms["mid"] * float("nan")} if len(calls) == 10 else terms
 
     monkeypatch.setattr(cls, "losses", poisoned)
-    config = make_config(epochs=3)
+    config = make_config(epochs=3, pkkd={"head_start": 0, "mid_share": 1})
     with pytest.raises(train.Diverged, match=r"student's loss term `mid` is nan in epoch 3, step 2"):
         train.train(config, tmp_path / "run", display=display)
     monkeypatch.setattr(cls, "losses", original)

@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from adderkit.distill.method import Batch, Method, Phase, TeacherNeed
+from adderkit.distill.method import Batch, Method, Phase, TeacherNeed, first_epochs
 from adderkit.options import Options
 
 
@@ -33,7 +33,7 @@ class Led(Method):
         return TeacherNeed.PROGRESSIVE if self.options.progressive else TeacherNeed.FIXED
 
     def phases(self, epochs: int) -> tuple[Phase, ...]:
-        led = round(self.options.share * epochs)
+        led = first_epochs(self.options.share, epochs)
         phases = Phase("train", led), Phase("labels alone", epochs - led, reads_teacher=False)
         return tuple(phase for phase in phases if phase.epochs)
 

@@ -60,6 +60,11 @@ class Phase:
     restarts_rate: bool = False
 
 
+def first_epochs(share: float, epochs: int) -> int:
+    """How many of the epochs a share is; at least one unless it is 0, so that short trainings have the phase."""
+    return max(1, round(share * epochs)) if share > 0 else 0
+
+
 class TapPairs(NamedTuple):
     """Module paths whose outputs a method sees; the i-th of the student belongs to the i-th of the teacher."""
 

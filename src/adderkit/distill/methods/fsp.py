@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from adderkit.distill.method import Batch, Method, Phase, TapPairs, TeacherNeed
+from adderkit.distill.method import Batch, Method, Phase, TapPairs, TeacherNeed, first_epochs
 from adderkit.distill.methods import register
 from adderkit.distill.taps import stage_beginnings, stage_outputs
 from adderkit.options import Options
@@ -54,7 +54,7 @@ class FSP(Method):
         share = self.options.first_phase
         if share == 0:
             return (Phase("train", epochs),)
-        first = max(1, round(share * epochs))
+        first = first_epochs(share, epochs)
         if first >= epochs:
             raise ValueError(f"`fsp.first_phase` (={share}) leaves none of {epochs} epochs for the labels")
         return (Phase(_FIRST, first), Phase("labels", epochs - first, restarts_rate=True, reads_teacher=False))

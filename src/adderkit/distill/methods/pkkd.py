@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from adderkit.distill.kernels import RunningScale, adder_kernel, convolution_kernel
-from adderkit.distill.method import Batch, Method, Phase, TapPairs, TeacherNeed
+from adderkit.distill.method import Batch, Method, Phase, TapPairs, TeacherNeed, first_epochs
 from adderkit.distill.methods import register
 from adderkit.distill.taps import check_one_size, operator_paths, stage_paths
 from adderkit.nn import AdderLayer, batch_norm_of_all
@@ -60,7 +60,7 @@ class PKKDOptions(Options):
         default=True, description="compare with the teacher's features at unit variance per channel"
     )
     label_weight: float = Field(default=1.0, ge=0, description="weight of the cross entropy with the labels")
-    alpha: float = Field(default=1.0, ge=0, description="weight of the cross entropy with the teacher's soft labels")
+    alpha: float = Field(default=0.0, ge=0, description="weight of the cross entropy with the teacher's soft labels")
     temperature: float = Field(
         default=4.0, gt=0, description="divides the logits of both nets in that term, which is multiplied by its square"
     )
@@ -68,7 +68,7 @@ class PKKDOptions(Options):
         default=1.0, ge=0, description="weight of L_mid, the sum over taps of the mean squared difference"
     )
     mid_share: float = Field(
-        default=1.0, ge=0, le=1, description="share of the student's epochs, from the first, that L_mid counts in"
+        default=0.3, ge=0, le=1, description="share of the student's epochs, from the first, that L_mid counts in"
     )
     taps: Literal["stages", "operators"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         default="stages",
@@ -164,9 +164,9 @@ class PKKD(Method):
         return TeacherNeed.PROGRESSIVE if self.options.progressive else TeacherNeed.FIXED
 
     def phases(self, epochs: int) -> tuple[Phase, ...]:
-        """Both nets are trained for `epochs`; a progressive teacher is ahead, and L_mid ends after `mid_share`."""
+        """Both nets are trained for `epochs`; a progressive teacher is ahead; L_mid ends after `mid_share`."""
         ahead = round(self.options.head_start * epochs) if self.options.progressive else 0
-        matched = ahead + round(self.options.mid_share * epochs)
+        matched = ahead + first_epochs(self.options.mid_share, epochs)
         marks = sorted({0, ahead, matched, epochs, ahead + epochs})
         return tuple(
             Phase(
