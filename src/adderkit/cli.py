@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adderkit.cli_options import parse, values
+from adderkit.data.workers import death_of_a_worker
 from adderkit.options import Options
 from adderkit.paths import shown
 
@@ -66,6 +67,10 @@ def _main(arguments: Sequence[str] | None) -> int:
         return EXIT_INPUT
     except (MemoryError, RuntimeError) as error:
         text = str(error)
+        death = death_of_a_worker(error) if isinstance(error, RuntimeError) else None
+        if death is not None:
+            print(f"adderkit {given[0]}: {shown(death)}", file=sys.stderr)
+            return EXIT_LOST
         if not isinstance(error, MemoryError) and not any(words in text for words in _OUT_OF_MEMORY):
             raise  # a fault of ours
         print(f"adderkit {given[0]}: not enough memory ({_message(error)}); {_LESS_MEMORY}", file=sys.stderr)

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def make_trainer(name, folder, display):
-    epochs = {"snapshot": 8, "pkkd": 4}.get(name, 3)  # 4 cycles of 2; 2 with the teacher ahead
+    epochs = {"snapshot": 8, "pkkd": 8}.get(name, 3)  # 4 cycles of 2; 2 with L_mid
     config = config_type()(method=name, epochs=epochs, batch_size=32, data={"train_rows": "0:128", "test_rows": "0:64"})
     data = load(config.data, CPU)
     method = method_type(name)(config.method_options())

@@ -295,6 +295,15 @@ def test_pkkd_matches_features_in_the_shortest_training_too(options):
     assert len(names) == 1 and not names[0].endswith("without L_mid")
 
 
+def test_pkkd_student_has_something_to_learn_from_to_the_end():
+    with pytest.raises(
+        ValueError, match=r"`pkkd.label_weight` \(=0\) and `pkkd.alpha` \(=0\) leave the student nothing"
+    ):
+        pkkd_with(label_weight=0).phases(10)
+    for enough in ({"alpha": 0.1}, {"mid_share": 1}):
+        pkkd_with(label_weight=0, **enough).phases(10)
+
+
 def test_pkkd_with_soft_labels_reads_the_teacher_throughout():
     phases = pkkd_with(alpha=0.1, mid_share=0.0).phases(8)
     assert all(phase.reads_teacher for phase in phases)

@@ -91,10 +91,11 @@ def ahead(monkeypatch) -> Callable[..., StandIn]:
 
 
 def make_config(**values: Any) -> BaseConfig:
-    """PKKD in one phase and with parameters of its own, where `values` do not say otherwise."""
+    """PKKD in one phase, all its terms, and with parameters of its own, where `values` do not say otherwise."""
     data = {"name": "digits", "train_rows": "0:128", "test_rows": "0:50"}
     if values.get("method", "pkkd") == "pkkd":
-        values["pkkd"] = {"head_start": 0, "rho": "student", **values.get("pkkd", {})}
+        whole = {"head_start": 0, "rho": "student", "alpha": 1, "mid_share": 1}
+        values["pkkd"] = {**whole, **values.get("pkkd", {})}
     return config_type()(**{"epochs": 2, "batch_size": 32, "device": "cpu", "data": data, **values})
 
 
@@ -216,6 +217,8 @@ def test_a_signal_waits_for_the_end_of_a_capture(tmp_path, display, ahead):
 PHASES = {
     "fsp": {"method": "fsp", "fsp": {"progressive": True, "first_phase": 0.5}, "epochs": 4},
     "snapshot": {"method": "snapshot", "snapshot": {"cycles": 2}, "epochs": 4},
+    "share": {"method": "sp", "sp": {"share": 0.5}, "epochs": 4},
+    "early end": {"method": "pkkd", "pkkd": {"progressive": False, "alpha": 0, "mid_share": 0.5}, "epochs": 4},
     "head start": {"method": "pkkd", "pkkd": {"head_start": 0.5}, "epochs": 4},
 }
 

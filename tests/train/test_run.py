@@ -89,6 +89,19 @@ def test_head_start_and_rare_tests(make_config, tmp_path, display):
         assert train.evaluate(network, data.test).top1 == summary[key]
 
 
+@pytest.mark.parametrize("method", ["kd", "pkkd"])
+def test_training_goes_on_where_the_teacher_is_not_read(make_config, tmp_path, display, stop_after, method):
+    """A run of 2 epochs of 5 steps, the first with the fixed teacher, stopped in the second."""
+    options = {"kd": {"share": 0.5}, "pkkd": {"progressive": False, "mid_share": 0.5, "alpha": 0}}[method]
+    config = make_config(method=method, **{method: options})
+    train.train(config, tmp_path / "whole", display=display)
+    with pytest.raises(train.Interrupted, match="in epoch 2"):
+        train.train(config, tmp_path / "parts", display=stop_after(5))
+    train.train(config, tmp_path / "parts", resume=True, display=display)
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+
+
 @pytest.mark.parametrize("steps", [1, 2])
 def test_head_start_goes_on_to_the_same_end(make_config, tmp_path, display, stop_after, steps):
     config = make_config(epochs=1, test_every=2, pkkd={"head_start": 1})

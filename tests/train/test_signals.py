@@ -288,6 +288,17 @@ def test_broken_answer_waits_for_torch_to_tell_of_the_death(pictures, tmp_path, 
         train.train(make_config(batch_size=4, data=data), tmp_path / "run", display=display)
 
 
+def test_other_commands_tell_of_a_dead_worker(monkeypatch, capsys):
+    def die(arguments):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setitem(cli._COMMANDS, "eval", die)
+    assert cli.main(["eval", "run"]) == cli.EXIT_LOST
+    assert capsys.readouterr().err.startswith(
+        "adderkit eval: a process that decodes images died (DataLoader worker (pid 7)"
+    )
+
+
 def test_closed_pipe_of_a_display_is_no_lost_worker(tmp_path, display, monkeypatch):
     def start(*arguments):
         raise BrokenPipeError(32, "Broken pipe")

@@ -47,17 +47,17 @@ class Phase:
         epochs: its length.
         trains_student: whether the student is updated.
         trains_teacher: whether a progressive teacher is updated.
+        restarts_rate: whether the student's cosine starts anew here, instead of spanning this phase and the one before.
         reads_teacher: whether `losses` reads the teacher's output. Where not, `Batch.teacher` is None, and a teacher
             that is not updated either is not run.
-        restarts_rate: whether the student's cosine starts anew here, instead of spanning this phase and the one before.
     """
 
     name: str
     epochs: int
     trains_student: bool = True
     trains_teacher: bool = True
-    reads_teacher: bool = True
     restarts_rate: bool = False
+    reads_teacher: bool = True
 
 
 def first_epochs(share: float, epochs: int) -> int:
@@ -93,7 +93,7 @@ class Batch:
         images: (N, C, H, W), normalised and augmented; of this process.
         labels: (N,) int64.
         student: with gradients.
-        teacher: detached; None where the method needs no teacher, or the phase does not read it.
+        teacher: detached; None where the method needs no teacher, or, in `losses`, the phase does not read it.
         phase: the phase under way.
     """
 

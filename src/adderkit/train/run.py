@@ -13,6 +13,7 @@ import torch
 from adderkit import models, ops
 from adderkit.data import ImageData, load
 from adderkit.data.sift import describe
+from adderkit.data.workers import death_of_a_worker
 from adderkit.distill import TeacherNeed, method_type
 from adderkit.models import Network
 from adderkit.nn import check_twin, warn_unnormalised
@@ -68,19 +69,16 @@ def _listening(out: Path, config: BaseConfig, display: Display, processes: Proce
             return _train_in(out, config, display if processes.is_first else SilentDisplay(), stop, processes, None)
         except RuntimeError as error:
             # torch raises it wherever the training stands, so the state may be half done
-            if "DataLoader worker" not in str(error):
+            death = death_of_a_worker(error)
+            if death is None:
                 raise
-            what = str(error).splitlines()[0]
         except KeyboardInterrupt:
             if stop.number is None or stop.is_forced:
                 raise
             raise Interrupted("while there was nothing to save", stop.number) from None
     # Only here, where nothing holds the failed training any longer: its other workers, which hold the folder's lock
     # too, are told to end.
-    raise LostWorker(
-        f"a process that decodes images died ({what}); short of memory, the system kills one: take fewer"
-        " (`data.workers`) or smaller batches, or make /dev/shm larger"
-    )
+    raise LostWorker(death)
 
 
 def _train_in(

@@ -167,6 +167,11 @@ class PKKD(Method):
         """Both nets are trained for `epochs`; a progressive teacher is ahead; L_mid ends after `mid_share`."""
         ahead = round(self.options.head_start * epochs) if self.options.progressive else 0
         matched = ahead + first_epochs(self.options.mid_share, epochs)
+        if matched < ahead + epochs and self.options.label_weight == self.options.alpha == 0:
+            raise ValueError(
+                f"`pkkd.label_weight` (=0) and `pkkd.alpha` (=0) leave the student nothing to learn from once L_mid has"
+                f" ended: make one of them larger, or `pkkd.mid_share` (={self.options.mid_share}) 1"
+            )
         marks = sorted({0, ahead, matched, epochs, ahead + epochs})
         return tuple(
             Phase(
