@@ -246,7 +246,13 @@ def long_table(path: Path, out: Path) -> list[str]:
 
 def start_long_table(path: Path, out: Path) -> subprocess.Popen[str]:
     """A table in a process of its own, when the training `alone` has saved a first checkpoint."""
-    process = subprocess.Popen(long_table(path, out), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        long_table(path, out),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # tests under nohup hand it down ignored
+    )
     newest = out / "alone" / "seed-0" / "checkpoints" / "newest"
     wait_for(lambda: newest.exists() or process.poll() is not None, "a checkpoint is written")
     assert process.poll() is None
