@@ -50,7 +50,7 @@ def test_there_are_recipes_for_every_row_of_the_papers_tables():
     for data in ("cifar10", "cifar100"):
         for network in ("vgg_small", "resnet20", "resnet32"):
             assert {f"{data}/{network}-{row}" for row in ("cnn", "none", "pkkd")} <= names
-    assert {f"cifar10/resnet20-{method}" for method in ("dropout", "snapshot", "sp", "fsp", "at")} <= names
+    assert {f"cifar10/resnet20-{method}" for method in ("dropout", "snapshot", "sp", "fsp", "at", "kd")} <= names
     assert {f"imagenet/resnet18-{row}" for row in ("cnn", "none", "pkkd", "cnn-kd", "cnn-pkkd")} <= names
     ablation = ("cnn", "none", "pkkd", "pkkd-nk-p", "pkkd-k-np", "pkkd-nk-np")
     assert {f"imagenet/resnet50-{row}" for row in ablation} <= names
@@ -95,7 +95,7 @@ def trained(tmp_path, monkeypatch, display):
 
     def train(path: Path, data: dict[str, object]):
         values = to_values(load_recipe(path))
-        epochs = 1 if values["method"] != "snapshot" else values["snapshot"]["cycles"]
+        epochs = {"snapshot": 4, "fsp": 2}.get(values["method"], 1)  # one for each part of the training
         config = config_type()(**{**values, "epochs": epochs, "batch_size": 2, "device": "cpu", "data": data})
         cpu = torch.device("cpu")
         trainer = run._trainer(config, load(config.data, cpu), tmp_path, display, cpu, ALONE)
