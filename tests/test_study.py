@@ -1,19 +1,21 @@
-"""The record in docs/results/study: every finished training has the configuration that its row of the plan states."""
+"""The record in docs/results/study: trainings have the configuration of their rows, and the tables show them."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
-from adderkit import tables, train
+from adderkit import cli, tables, train
 from adderkit.tables.definition import row_config
 from adderkit.train.folder import decisive
 
 STUDY = Path(__file__).parents[1] / "docs" / "results" / "study"
 PLANS = sorted(path for path in STUDY.glob("*.yaml") if "\nrows:" in path.read_text())
+BEGUN = [plan for plan in PLANS if (STUDY / "trainings" / plan.stem).exists()]
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda path: path.stem)
@@ -31,3 +33,18 @@ def test_every_training_is_what_its_row_says(plan):
             assert decisive(train.load_recipe(run / "config.yaml")) == decisive(wanted), run
             summary = json.loads((run / "summary.json").read_text())
             assert (summary["seed"], summary["epochs"]) == (wanted.seed, wanted.epochs)
+
+
+@pytest.mark.parametrize(
+    "plan", [plan for plan in PLANS if (STUDY / "trainings" / plan.stem).exists()], ids=lambda p: p.stem
+)
+def test_the_tables_are_those_of_the_trainings(plan, tmp_path):
+    """Made again: everything is finished, so nothing is trained."""
+    stored, made = STUDY / "trainings" / plan.stem, tmp_path / "made"
+    shutil.copytree(stored, made, ignore=shutil.ignore_patterns("table.*", "trainings.csv"))
+    table = tables.load_table(str(plan))
+    seeds = {row.name: tables.finished_seeds(row, made) for row in table.rows}
+    row, seed = next((name, found[0]) for name, found in seeds.items() if found)
+    assert cli.main(["table", str(plan), "--out", str(made), "--rows", row, "--seeds", str(seed)]) == 0
+    for name in ("table.md", "table.csv", "trainings.csv"):
+        assert (made / name).read_text() == (stored / name).read_text(), name

@@ -15,11 +15,20 @@ from adderkit.train import Interrupted, config_type
 from adderkit.train.loop import Trainer
 
 CPU = torch.device("cpu")
+STEPS = 4  # of an epoch
+# Every method as it comes, and in its other courses: what is said, and epochs so that each phase has two.
+COURSES = {name: (name, {}, {"snapshot": 8, "pkkd": 7}.get(name, 3)) for name in method_names()} | {
+    "pkkd, progressive": ("pkkd", {"progressive": True, "head_start": 0.5}, 8),
+    "kd, first half": ("kd", {"share": 0.5}, 4),
+    "sp, progressive": ("sp", {"progressive": True}, 3),
+    "fsp, one after the other": ("fsp", {"first_phase": 0.5}, 4),
+}
 
 
-def make_trainer(name, folder, display):
-    epochs = {"snapshot": 8, "pkkd": 8}.get(name, 3)  # 4 cycles of 2; 2 with L_mid
-    config = config_type()(method=name, epochs=epochs, batch_size=32, data={"train_rows": "0:128", "test_rows": "0:64"})
+def make_trainer(course, folder, display):
+    name, options, epochs = COURSES[course]
+    data = {"train_rows": "0:128", "test_rows": "0:64"}
+    config = config_type()(method=name, epochs=epochs, batch_size=32, data=data, **({name: options} if options else {}))
     data = load(config.data, CPU)
     method = method_type(name)(config.method_options())
     nets = []
@@ -32,6 +41,14 @@ def make_trainer(name, folder, display):
     return Trainer(config, data, student, teacher if has_teacher else None, method, folder, display, CPU)
 
 
+def taught(trainer):
+    """The phases that train the student, each with the number of the step that it begins with."""
+    starts = itertools.accumulate((phase.epochs * STEPS for phase in trainer.schedule.phases), initial=0)
+    return [
+        (phase, start) for phase, start in zip(trainer.schedule.phases, starts, strict=False) if phase.trains_student
+    ]
+
+
 def hook_count(module):
     return sum(
         len(hooks)
@@ -40,59 +57,68 @@ def hook_count(module):
     )
 
 
-@pytest.mark.parametrize("name", method_names())
-def test_loss_falls_and_nothing_is_left_on_the_nets(name, tmp_path, display):
-    trainer = make_trainer(name, tmp_path / "run", display)
+@pytest.mark.parametrize("course", COURSES)
+def test_loss_falls_and_nothing_is_left_on_the_nets(course, tmp_path, display):
+    trainer = make_trainer(course, tmp_path / "run", display)
     keys = set(trainer.student.network.state_dict())
     rows = [row for row in trainer.fit().of("student") if "train_loss" in row]
-    first = [row["train_loss"] for row in rows if row["phase"] == rows[0]["phase"]]  # others may have other terms
-    assert len(first) > 1 and first[-1] < first[0]
+    for phase, _ in taught(trainer):  # they may have other terms
+        losses = [row["train_loss"] for row in rows if row["phase"] == phase.name]
+        assert len(losses) == phase.epochs > 1 and losses[-1] < losses[0], phase.name
     for net in trainer.nets:
         assert hook_count(net.network) == 0
     assert set(trainer.student.network.state_dict()) == keys
 
 
-@pytest.mark.parametrize("name", method_names())
-def test_gradients_reach_the_student_only(name, tmp_path, stop_after, monkeypatch):
-    """The method gets a teacher that no gradient can reach, and a student that gradients reach everywhere."""
-    stopping = stop_after(1)
-    trainer = make_trainer(name, tmp_path / "run", stopping)
-    alone = itertools.takewhile(lambda phase: not phase.trains_student, trainer.schedule.phases)
-    stopping.stop_after += sum(phase.epochs for phase in alone) * 4  # steps of an epoch
-    batches = []
-    losses = trainer.method.losses
-    monkeypatch.setattr(trainer.method, "losses", lambda batch: batches.append(batch) or losses(batch))
-    before = {} if trainer.teacher is None else copy.deepcopy(trainer.teacher.network.state_dict())
-    with pytest.raises(Interrupted):
-        trainer.fit()
-    (batch,) = batches
-    assert all(parameter.grad is not None for parameter in trainer.student.network.parameters())
-    if batch.teacher is not None:
-        assert not any(output.requires_grad for output in (batch.teacher.logits, *batch.teacher.taps.values()))
-    if trainer.method.teacher_need is TeacherNeed.FIXED:
-        for key, value in trainer.teacher.network.state_dict().items():
-            assert torch.equal(value, before[key]), key
+@pytest.mark.parametrize("course", COURSES)
+def test_gradients_reach_the_student_only(course, tmp_path, stop_after, monkeypatch, display):
+    """In each phase the method gets a teacher that none can reach, and a student that they reach everywhere.
+
+    FSP's matrices alone do not reach the classifier and the normalisation behind it.
+    """
+    for number, (phase, start) in enumerate(taught(make_trainer(course, tmp_path / "none", display))):
+        trainer = make_trainer(course, tmp_path / f"run-{number}", stop_after(start + 1))
+        batches = []
+        losses = trainer.method.losses
+        monkeypatch.setattr(
+            trainer.method, "losses", lambda batch, of=losses, to=batches: to.append(batch) or of(batch)
+        )
+        before = {} if trainer.teacher is None else copy.deepcopy(trainer.teacher.network.state_dict())
+        with pytest.raises(Interrupted):
+            trainer.fit()
+        batch = batches[-1]
+        assert batch.phase == phase and (batch.teacher is None) == (trainer.teacher is None or not phase.reads_teacher)
+        unreached = {key for key, parameter in trainer.student.network.named_parameters() if parameter.grad is None}
+        assert unreached == ({"fc.weight", "bn2.weight", "bn2.bias"} if phase.name == "flow" else set())
+        if batch.teacher is not None:
+            assert not any(output.requires_grad for output in (batch.teacher.logits, *batch.teacher.taps.values()))
+        if trainer.method.teacher_need is TeacherNeed.FIXED:
+            for key, value in trainer.teacher.network.state_dict().items():
+                assert torch.equal(value, before[key]), key
 
 
-@pytest.mark.parametrize("name", method_names())
-def test_state_resumes_to_the_same_weights(name, tmp_path, display, stop_after):
-    whole = make_trainer(name, tmp_path / "whole", display)
+@pytest.mark.parametrize("course", COURSES)
+def test_state_resumes_to_the_same_weights(course, tmp_path, display, stop_after):
+    """Stopped within each phase, for each may have a state of its own: a snapshot, running statistics."""
+    whole = make_trainer(course, tmp_path / "whole", display)
     whole.fit()
-    with pytest.raises(Interrupted):
-        make_trainer(name, tmp_path / "parts", stop_after(6)).fit()
-    resumed = make_trainer(name, tmp_path / "parts", display)
-    resumed.load()
-    assert (resumed.epoch, resumed.step) == (1, 2)
-    resumed.fit()
-    for part, expected in ((resumed.student.network, whole.student.network), (resumed.method, whole.method)):
-        for key, value in part.state_dict().items():
-            assert torch.equal(value, expected.state_dict()[key]), key
+    for number, (_, start) in enumerate(taught(whole)):
+        folder = tmp_path / f"parts-{number}"
+        with pytest.raises(Interrupted):
+            make_trainer(course, folder, stop_after(start + 6)).fit()
+        resumed = make_trainer(course, folder, display)
+        resumed.load()
+        assert (resumed.epoch, resumed.step) == divmod(start + 6, STEPS)
+        resumed.fit()
+        for part, expected in ((resumed.student.network, whole.student.network), (resumed.method, whole.method)):
+            for key, value in part.state_dict().items():
+                assert torch.equal(value, expected.state_dict()[key]), (number, key)
 
 
-@pytest.mark.parametrize("name", method_names())
-def test_optimiser_holds_the_student_and_what_the_method_trains(name, tmp_path, display):
+@pytest.mark.parametrize("course", COURSES)
+def test_optimiser_holds_the_student_and_what_the_method_trains(course, tmp_path, display):
     """Each parameter once: what a method forgets to declare would never be trained."""
-    trainer = make_trainer(name, tmp_path / "run", display)
+    trainer = make_trainer(course, tmp_path / "run", display)
     trained = [id(parameter) for group in trainer.student.optimizer.param_groups for parameter in group["params"]]
     own = {id(parameter) for parameter in trainer.method.parameters() if parameter.requires_grad}
     assert set(trained) == own | {id(parameter) for parameter in trainer.student.network.parameters()}

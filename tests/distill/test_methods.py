@@ -176,17 +176,21 @@ def test_pkkd_rho_on_both_sides_cannot_collapse(batch, student_net):
     assert method.losses(batch)["mid"].item() == pytest.approx(2.0, abs=0.02)
 
 
-def test_pkkd_without_rho_compares_channel_by_channel(batch):
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("scale", ["layer", "channel"])
+def test_pkkd_without_rho_compares_channel_by_channel(batch, scale, normalise):
+    """At unit variance on both sides, for no map could bring the student's features to it; or as they are."""
     widths = {path: tap.shape[1] for path, tap in batch.teacher.taps.items()}
     student = nn.ModuleDict({path: Adder2d(1, width, 1) for path, width in widths.items()})
     generator = torch.Generator().manual_seed(1)
     taps = {path: torch.randn(tap.shape, generator=generator) * 9 - 50 for path, tap in batch.teacher.taps.items()}
     batch = replace(batch, student=NetOutput(batch.student.logits, taps))
-    method = make_pkkd(batch, student, rho="widths", sigma_a=1.5, sigma_c=0.9, beta=1.0)
+    options = {"sigma_a": 1.5, "sigma_c": 0.9, "beta": 1.0, "scale": scale, "normalise": normalise}
+    method = make_pkkd(batch, student, rho="widths", **options)
+    standard = {"layer": standardise, "channel": per_channel}[scale]
+    features = per_channel if normalise else np.asarray
     expected = sum(
-        (
-            (per_channel(np.exp(standardise(array(y)) / 1.5)) - per_channel(np.exp(standardise(array(o)) / 1.62))) ** 2
-        ).mean()
+        ((features(np.exp(standard(array(y)) / 1.5)) - features(np.exp(standard(array(o)) / 1.62))) ** 2).mean()
         for y, o in zip(taps.values(), batch.teacher.taps.values(), strict=True)
     )
     assert method.losses(batch)["mid"].item() == pytest.approx(expected, rel=1e-3)
@@ -254,7 +258,7 @@ def pkkd_with(**options):
 def test_pkkd_head_start_shifts_the_teacher():
     """Both nets are trained for all epochs, whatever the head start."""
     for ahead in (0, 3, 8):
-        phases = pkkd_with(head_start=ahead / 8).phases(8)
+        phases = pkkd_with(progressive=True, head_start=ahead / 8).phases(8)
         assert sum(phase.epochs for phase in phases) == 8 + ahead
         for wanted in ("trains_student", "trains_teacher"):
             assert sum(phase.epochs for phase in phases if getattr(phase, wanted)) == 8
@@ -265,14 +269,14 @@ def test_pkkd_head_start_shifts_the_teacher():
 def test_pkkd_mid_ends_after_its_share(batch, student_net):
     for ahead in (0, 2, 6, 8):
         for share, epochs in ((0.0, 0), (0.25, 2), (0.5, 4), (1.0, 8)):
-            phases = pkkd_with(head_start=ahead / 8, mid_share=share).phases(8)
+            phases = pkkd_with(progressive=True, head_start=ahead / 8, mid_share=share).phases(8)
             assert sum(phase.epochs for phase in phases) == 8 + ahead
             trained = [phase for phase in phases if phase.trains_student]
             with_mid = [not phase.name.endswith("without L_mid") for phase in trained]
             assert with_mid == sorted(with_mid, reverse=True)
             assert sum(p.epochs for p, matched in zip(trained, with_mid, strict=True) if matched) == epochs
             assert len({phase.name for phase in phases}) == len(phases)
-    method = make_pkkd(batch, student_net, head_start=0, mid_share=0.5, alpha=1)
+    method = make_pkkd(batch, student_net, progressive=True, head_start=0, mid_share=0.5, alpha=1)
     first, second = method.phases(8)
     assert list(method.losses(replace(batch, phase=first))) == ["ce", "soft", "mid"]
     assert list(method.losses(replace(batch, phase=second))) == ["ce", "soft"]
@@ -280,7 +284,7 @@ def test_pkkd_mid_ends_after_its_share(batch, student_net):
 
 def test_phases_that_do_not_read_the_teacher_do_without_it(batch, student_net):
     """And the others ask for it: a loss that needs it says which phase declared otherwise."""
-    method = make_pkkd(batch, student_net, alpha=0, mid_share=0.5, progressive=False)
+    method = make_pkkd(batch, student_net, alpha=0, mid_share=0.5)
     first, second = method.phases(8)
     assert first.reads_teacher and not second.reads_teacher
     assert list(method.losses(replace(batch, teacher=None, phase=second))) == ["ce"]
@@ -288,7 +292,7 @@ def test_phases_that_do_not_read_the_teacher_do_without_it(batch, student_net):
         method.losses(replace(batch, teacher=None, phase=first))
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": False}, {"head_start": 0}])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"progressive": True, "head_start": 0}])
 def test_pkkd_matches_features_in_the_shortest_training_too(options):
     """0.3 of one epoch would be none."""
     names = [phase.name for phase in pkkd_with(**options).phases(1) if phase.trains_student]
@@ -310,7 +314,7 @@ def test_pkkd_with_soft_labels_reads_the_teacher_throughout():
 
 
 def test_pkkd_fixed_teacher_has_no_head_start():
-    (phase,) = pkkd_with(head_start=0.5, progressive=False, mid_share=1).phases(8)
+    (phase,) = pkkd_with(head_start=0.5, mid_share=1).phases(8)
     assert phase.epochs == 8 and phase.trains_student
 
 

@@ -10,6 +10,7 @@ from adderkit.tables.definition import Row
 from adderkit.train import BaseConfig
 from adderkit.train.folder import differences
 from adderkit.train.record import read_summary
+from adderkit.train.teacher import identity, trained_first
 
 
 class Cell(NamedTuple):
@@ -57,6 +58,9 @@ class Cell(NamedTuple):
 def cells(configs: Sequence[tuple[Row, BaseConfig]], seeds: Iterable[int], out: Path) -> list[Cell]:
     """The trainings of a table, all rows of the first seed first: the table is whole early and then gains seeds.
 
+    Of each seed, the first row with a fixed teacher trains it; the others with the same one come last, so that they
+    find it finished instead of waiting for it.
+
     Args:
         configs: the rows, each with what it trains; the seed is set here.
         out: the table's folder.
@@ -64,8 +68,25 @@ def cells(configs: Sequence[tuple[Row, BaseConfig]], seeds: Iterable[int], out: 
     return [
         Cell(row, seed, config.model_copy(update={"seed": seed}), out / row.folder / f"seed-{seed}")
         for seed in seeds
-        for row, config in configs
+        for row, config in _ordered(configs)
     ]
+
+
+def _ordered(configs: Sequence[tuple[Row, BaseConfig]]) -> list[tuple[Row, BaseConfig]]:
+    first: list[tuple[Row, BaseConfig]] = []
+    between: list[tuple[Row, BaseConfig]] = []
+    last: list[tuple[Row, BaseConfig]] = []
+    met: list[dict[str, Any]] = []
+    for row, config in configs:
+        teacher = trained_first(config)
+        if teacher is None:
+            between.append((row, config))
+        elif identity(teacher) in met:
+            last.append((row, config))
+        else:
+            met.append(identity(teacher))
+            first.append((row, config))
+    return [*first, *between, *last]
 
 
 def finished_seeds(row: Row, out: Path) -> list[int]:

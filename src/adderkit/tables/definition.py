@@ -28,6 +28,8 @@ class Row(Options):
     """the source's top-1 accuracy in per cent"""
     top5: float | None = Field(default=None, ge=0, le=100)
     """the source's top-5 accuracy in per cent"""
+    reference: str | None = None
+    """the row that it is compared with, where that is not the table's: one of the same network and data set"""
 
     @property
     def folder(self) -> str:
@@ -60,9 +62,14 @@ class Table(Options):
                     " names must differ in the letters a-z or in digits"
                 )
             folders[row.folder] = row.name
-        if self.reference not in names:
-            raise ValueError(f"`reference` (={self.reference}) must be one of the rows: {', '.join(names)}")
+        for reference in (self.reference, *(row.reference for row in self.rows)):
+            if reference is not None and reference not in names:
+                raise ValueError(f"`reference` (={reference}) must be one of the rows: {', '.join(names)}")
         return self
+
+    def reference_of(self, row: Row) -> str:
+        """The name of the row that this one is compared with; its own where it is a reference."""
+        return row.reference or self.reference
 
     def chosen(self, names: tuple[str, ...]) -> Table:
         """The table with these rows alone; () means all.

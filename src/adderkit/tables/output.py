@@ -21,7 +21,7 @@ def write_table(out: Path, table: Table, results: list[Result], notes: list[str]
         notes: what differs from the source, and what failed: sentences below the table.
     """
     write_text(out / "table.md", markdown(table, results, notes))
-    _write_csv(out / "table.csv", [_row_values(result, table.reference) for result in results])
+    _write_csv(out / "table.csv", [_row_values(result) for result in results])
     _write_csv(out / "trainings.csv", [values for result in results for values in _run_values(result)])
     if any(result.last for result in results):
         _draw(out / "table.png", table, results)
@@ -34,7 +34,9 @@ def markdown(table: Table, results: list[Result], notes: list[str]) -> str:
     with_paper = any(result.paper_top1 is not None for result in results)
     with_top5 = any(result.paper_top5 is not None for result in results)
     digits = _digits(results)
-    rows = [["", "paper", "last epoch", "last epoch, top-5", "best epoch", f"less {_cell(table.reference)}", "seeds"]]
+    references = list(dict.fromkeys(result.reference for result in results))
+    less = f"less {_cell(references[0])}" if len(references) == 1 else "less the reference"
+    rows = [["", "paper", "last epoch", "last epoch, top-5", "best epoch", less, "seeds"]]
     for result in results:
         paper = _number(result.paper_top1, digits)
         if result.paper_top5 is not None:
@@ -51,6 +53,7 @@ def markdown(table: Table, results: list[Result], notes: list[str]) -> str:
         "unless said). The best epoch is chosen on the test images, so it flatters every row.",
         "",
         *([f"- {table.note}"] if table.note else []),
+        *(f"- {line}" for line in _references(results) if len(references) > 1),
         *(f"- {line}" for line in _trained_on(results)),
         *(f"- {note}" for note in notes),
     ]
@@ -94,6 +97,15 @@ def _difference(result: Result) -> str:
     return f"{text}, {found.values} pair{'s' if found.values > 1 else ''}"
 
 
+def _references(results: list[Result]) -> list[str]:
+    """A sentence for every row that others are compared with."""
+    rows: dict[str, list[str]] = {}
+    for result in results:
+        if result.name != result.reference:
+            rows.setdefault(result.reference, []).append(result.name)
+    return [f"the reference of {', '.join(members)}: {reference}" for reference, members in rows.items()]
+
+
 def _trained_on(results: list[Result]) -> list[str]:
     """A sentence for every data set: the rows are named where there are several."""
     rows: dict[Images, list[str]] = {}
@@ -112,7 +124,7 @@ def _trained_on(results: list[Result]) -> list[str]:
     return sentences
 
 
-def _row_values(result: Result, reference: str) -> dict[str, Any]:
+def _row_values(result: Result) -> dict[str, Any]:
     values: dict[str, Any] = {
         "row": result.name,
         "paper_top1": result.paper_top1,
@@ -129,7 +141,7 @@ def _row_values(result: Result, reference: str) -> dict[str, Any]:
         low, high = (None, None) if mean is None or half is None else (mean - half, mean + half)
         values |= {name: mean, f"{name}_deviation": deviation, f"{name}_low": low, f"{name}_high": high}
     pairs = 0 if result.difference is None else result.difference.values
-    return values | {"difference_to": reference, "difference_pairs": pairs}
+    return values | {"difference_to": result.reference, "difference_pairs": pairs}
 
 
 def _run_values(result: Result) -> list[dict[str, Any]]:
@@ -180,7 +192,8 @@ def _draw(path: Path, table: Table, results: list[Result]) -> None:
 def _subtitle(results: list[Result]) -> str:
     """What was trained here, beside which the source's figures stand."""
     runs = [run for result in results for run in result.runs]
+    students = ", ".join(dict.fromkeys(run.student for run in runs))
     datasets = ", ".join(dict.fromkeys(run.images.dataset for run in runs))
     epochs = sorted({run.epochs for run in runs})
     span = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
-    return f"trained on {datasets}, {span} epochs"
+    return f"trained here: {students} on {datasets}, {span} epochs"

@@ -26,6 +26,7 @@ class Run(NamedTuple):
     """A finished training; accuracies in per cent, of the test images; top-5 is 100 where there are up to 5 classes."""
 
     seed: int
+    student: str
     last_top1: float
     last_top5: float
     best_top1: float
@@ -52,8 +53,8 @@ class Result(NamedTuple):
     """A row of a table: its runs by seed, and what they say together.
 
     Attributes:
-        difference: to the table's reference row, over the seeds that both have; None for that row itself, or without a
-            common seed.
+        reference: the row that it is compared with.
+        difference: to that row, over the seeds that both have; None for that row itself, or without a common seed.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Result(NamedTuple):
     last: Estimate | None
     best: Estimate | None
     top5: Estimate | None
+    reference: str
     difference: Estimate | None
 
 
@@ -88,10 +90,9 @@ def read_results(table: Table, cells: list[Cell]) -> list[Result]:
         run = _read(cell)
         if run is not None:
             runs[cell.row.name][cell.seed] = run
-    reference = runs[table.reference]
     results: list[Result] = []
     for row in table.rows:
-        own = runs[row.name]
+        own, reference = runs[row.name], runs.get(table.reference_of(row), {})
         common = [seed for seed in own if seed in reference]
         differences = [own[seed].last_top1 - reference[seed].last_top1 for seed in common]
         results.append(
@@ -103,7 +104,8 @@ def read_results(table: Table, cells: list[Cell]) -> list[Result]:
                 last=estimate([run.last_top1 for run in own.values()]),
                 best=estimate([run.best_top1 for run in own.values()]),
                 top5=estimate([run.last_top5 for run in own.values()]),
-                difference=None if row.name == table.reference else estimate(differences),
+                reference=table.reference_of(row),
+                difference=None if row.name == table.reference_of(row) else estimate(differences),
             )
         )
     return results
@@ -119,6 +121,7 @@ def _read(cell: Cell) -> Run | None:
         images = {}
     return Run(
         seed=cell.seed,
+        student=summary["student"],
         last_top1=100 * summary["final_top1"],
         last_top5=100 * summary["final_top5"],
         best_top1=100 * summary["best_top1"],

@@ -14,7 +14,7 @@ from adderkit import models, ops
 from adderkit.data import ImageData, load
 from adderkit.data.sift import describe
 from adderkit.data.workers import death_of_a_worker
-from adderkit.distill import TeacherNeed, method_type
+from adderkit.distill import method_type
 from adderkit.models import Network
 from adderkit.nn import check_twin, warn_unnormalised
 from adderkit.train import environment
@@ -27,7 +27,7 @@ from adderkit.train.interrupt import Interrupted, Stop
 from adderkit.train.loop import Trainer
 from adderkit.train.randomness import random_state, seed_all, set_random_state
 from adderkit.train.record import SKIPPED_FILE, read_summary, write_skipped, write_summary
-from adderkit.train.teacher import cached_folder, cached_teacher, new_teacher, teacher_config
+from adderkit.train.teacher import cached_folder, cached_teacher, new_teacher, trained_first
 
 
 def train(config: BaseConfig, out: Path, resume: bool = False, display: Display | None = None) -> dict[str, Any]:
@@ -106,9 +106,10 @@ def _train_in(
         _open(out, config, data, trainer, processes)
         if data.skipped:
             display.note(describe(data.skipped) + f"; all are in {out / SKIPPED_FILE}")
-        if trainer.teacher is not None and _is_trained_first(config, trainer):
+        if trainer.teacher is not None and (alone := trained_first(config)) is not None:
             before = random_state(device)
-            trainer.teacher.network.load_state_dict(_trained_teacher(config, data, display, stop, processes))
+            weights = _trained_teacher(alone, config, data, display, stop, processes)
+            trainer.teacher.network.load_state_dict(weights)
             set_random_state(before, device)  # trained now or found in the cache: the student sees the same numbers
         if trainer.load():
             display.note(f"going on after epoch {trainer.epoch}, step {trainer.step}{trainer.whose}")
@@ -238,15 +239,10 @@ def _check_share(config: BaseConfig, processes: Processes) -> None:
         )
 
 
-def _is_trained_first(config: BaseConfig, trainer: Trainer) -> bool:
-    return trainer.method.teacher_need is TeacherNeed.FIXED and config.teacher_run is None
-
-
 def _trained_teacher(
-    config: BaseConfig, data: ImageData, display: Display, stop: Stop, processes: Processes
+    alone: BaseConfig, config: BaseConfig, data: ImageData, display: Display, stop: Stop, processes: Processes
 ) -> dict[str, Any]:
-    """Weights of the fixed teacher: from the cache, or trained into it now."""
-    alone = teacher_config(config)
+    """Weights of the fixed teacher, whose configuration is `alone`: from the cache, or trained into it now."""
     folder = cached_folder(alone, data)
 
     def cached() -> dict[str, Any] | None:

@@ -6,12 +6,13 @@ import hashlib
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from adderkit import models, paths
 from adderkit.data import ImageData
-from adderkit.distill import TeacherNeed
+from adderkit.distill import TeacherNeed, method_type
 from adderkit.models import Network
 from adderkit.train.config import BaseConfig
 from adderkit.train.folder import IMPORT_FILE, decisive
@@ -47,10 +48,20 @@ def teacher_config(config: BaseConfig) -> BaseConfig:
     return config.model_copy(update=alone)
 
 
+def trained_first(config: BaseConfig) -> BaseConfig | None:
+    """The configuration of the teacher that a run trains beforehand or finds in the cache; None where it has none."""
+    need = method_type(config.method)(config.method_options()).teacher_need
+    return teacher_config(config) if need is TeacherNeed.FIXED and config.teacher_run is None else None
+
+
+def identity(config: BaseConfig) -> dict[str, Any]:
+    """All of a teacher's configuration that its weights depend on, but for the images: runs of one share a teacher."""
+    return {key: value for key, value in decisive(config).items() if key not in ("teacher_autocast", "start")}
+
+
 def cached_folder(config: BaseConfig, data: ImageData) -> Path:
     """The folder of a teacher of configuration `config`: its name stands for all that decides the teacher's weights."""
-    run = {key: value for key, value in decisive(config).items() if key not in ("teacher_autocast", "start")}
-    values = {"run": run, "data": data.facts()}
+    values = {"run": identity(config), "data": data.facts()}
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
     return paths.home() / "teachers" / f"{data.name}-{config.student}-{digest}"
 

@@ -30,9 +30,7 @@ class PKKDOptions(Options):
     """Progressive kernel based knowledge distillation (Xu et al., 2020)."""
 
     kernel: bool = Field(default=True, description="compare kernels of the raw outputs; off: the standardised outputs")
-    progressive: bool = Field(
-        default=True, description="teacher trained beside the student; off: beforehand, then fixed"
-    )
+    progressive: bool = Field(default=False, description="teacher trained beside the student instead of beforehand")
     head_start: float = Field(
         default=0.5,
         ge=0,
@@ -143,16 +141,18 @@ class PKKD(Method):
     activation. The adder net's kernel is `exp(y / sigma_a)`, the CNN's `exp(o / (2 sigma_c^2))`; `signs` turns them
     round; a convolutional student has the CNN's. Raw outputs are centred first and measured in running deviations, of
     each channel or of the layer, all in float32 (centring by channel changes constant factors alone, which rho and the
-    unit variance absorb). The teacher learns from its own cross entropy alone, `head_start` ahead of the student.
+    unit variance absorb). A teacher learns from its own cross entropy alone; a progressive one is `head_start` ahead.
     `kernel` and `progressive` span the paper's ablation (Table 3).
 
     Source: Xu et al., Kernel Based Progressive Distillation for Adder Neural Networks, NeurIPS 2020, Algorithm 1;
     supplementary, Theorem 1.
-    Differs: rho, which the algorithm has on both sides (`rho` (=both)). The student's kernel, both signs (Theorem 1 has
-    the CNN's falling), where sigma comes from, what rho is, L_mid at unit variance of the teacher's features (and of
-    the student's, without rho), the weights, the temperature, the head start, when L_mid ends and the taps are
-    reconstruction; each is an option, and the defaults are those of a study (docs/results/study). The paper's own
-    reading is the recipe cifar10/resnet20-pkkd-paper.yaml.
+    Differs, by the defaults, which are those of a study (docs/results/study): the teacher is fixed, where the algorithm
+    trains it beside the student from the start (`progressive`, `head_start` 0); no soft labels, and L_mid in the first
+    epochs alone, where it has both in every step (`alpha` 1, `mid_share` 1); rho, which it has on both sides (`rho`
+    (=both)); rising kernels, where Theorem 1 has the CNN's falling.
+    Reconstruction, since the paper does not say: the student's kernel, where sigma comes from, what rho is, L_mid at
+    unit variance of the teacher's features (and of the student's, without rho), the size of the weights, the
+    temperature and the taps. Each is an option; the paper's own reading is the recipe cifar10/resnet20-pkkd-paper.yaml.
     rho on both sides without the unit variance admits the collapse rho = 0; the variance keeps that from paying.
     """
 
