@@ -140,3 +140,44 @@ def test_an_unfinished_training_has_no_summary(trainings):
     shutil.rmtree(trainings[0].folder)
     assert trainings[0].summary() is None
     assert trainings[1].summary() is not None
+
+
+def test_rows_of_another_group_have_a_reference_of_their_own(table, trainings, tmp_path):
+    """b and c are compared with b, the others with the table's; d's is not shown."""
+    references = {"b": "b", "c": "b", "d": "a"}
+    rows = tuple(row.model_copy(update={"reference": references.get(row.name)}) for row in table.rows)
+    table = table.model_copy(update={"rows": rows})
+    a, b, c, d = read_results(table, trainings)
+    assert a.difference is None and b.difference is None and d.difference is None
+    assert c.difference == estimate([88.0 - 90.0])
+    write_table(tmp_path / "out", table, [a, b, c, d], [])
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "| less the reference |" in text and "| c | 92.2 | 88.00 | 89.00 | -2.00 | 1 |" in text
+    assert "- the reference of d: a\n" in text and "- the reference of c: b\n" in text
+    with open(tmp_path / "out" / "table.csv", newline="") as file:
+        assert [row["difference_to"] for row in csv.DictReader(file)] == ["a", "b", "b", "a"]
+    alone = table.chosen(("c", "d"))
+    (c, d) = read_results(alone, [cell for cell in trainings if cell.row.name in "cd"])
+    assert c.difference is None and d.difference is None
+
+
+def test_rows_that_share_a_teacher_do_not_wait_for_it(tmp_path):
+    """The first trains it; the others come when the rest of the seed has begun. What a teacher depends on tells."""
+    recipes = {
+        "none": "method: none\n",
+        "kd": "method: kd\n",
+        "sp": "method: sp\nsp: {weight: 5}\neta: 0.1\n",
+        "beside": "method: kd\nkd: {progressive: true}\n",
+        "slower": "method: at\nlr: 0.05\n",
+        "of a run": f"method: at\nteacher_run: {tmp_path}\n",
+        "at": "method: at\n",
+    }
+    rows = []
+    for name, text in recipes.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+        rows.append({"name": name, "recipe": f"{name}.yaml"})
+    (tmp_path / "table.yaml").write_text(json.dumps({"title": "A test", "reference": "kd", "rows": rows}))
+    table = load_table(str(tmp_path / "table.yaml"))
+    found = cells([(row, row_config(row)) for row in table.rows], (3, 4), tmp_path / "out")
+    order = ["kd", "slower", "none", "beside", "of a run", "sp", "at"]
+    assert [(cell.row.name, cell.seed) for cell in found] == [(name, seed) for seed in (3, 4) for name in order]

@@ -301,6 +301,10 @@ def test_what_can_not_be_is_refused(words, named, tmp_path, capsys):
             "the rows 'K + P' and 'K - P' would share the folder `k-p`",
         ),
         ('{"title": "a", "reference": "b", "rows": [{"name": "c", "recipe": "demo.yaml"}]}', "`reference` (=b)"),
+        (
+            '{"title": "a", "reference": "c", "rows": [{"name": "c", "recipe": "demo.yaml", "reference": "d"}]}',
+            "`reference` (=d)",
+        ),
         ('{"title": "a", "reference": "b", "rows": [{"name": "b", "recipe": "none.yaml"}]}', "none.yaml"),
     ],
 )
