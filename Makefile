@@ -1,4 +1,4 @@
-# make demo   train an adder network beside its CNN twin on handwritten digits
+# make demo   train a CNN on handwritten digits, and the adder network that it leads
 # make test   run the tests
 # make lint   formatting, style, types, direction of imports
 # make test-native    test the kernels without Python, also under the address and undefined-behaviour sanitizers

@@ -21,7 +21,7 @@ from gpu_checks import equality, layers
 from gpu_checks.clock import operations_limit
 
 # Both nets and every term in every step, the longest kind.
-_PKKD = {"method": "pkkd", "pkkd": {"head_start": 0, "alpha": 1, "mid_share": 1}}
+_PKKD = {"method": "pkkd", "pkkd": {"progressive": True, "head_start": 0, "alpha": 1, "mid_share": 1}}
 _STEPS: tuple[dict[str, Any], ...] = (
     _PKKD,
     {**_PKKD, "cuda_graph": False},

@@ -56,7 +56,7 @@ def configuration(**values: Any) -> BaseConfig:
     """4 steps an epoch, both nets together with all terms; 300 test images are batches of 256 and 44. At a rate of 0.1
     the teacher is so sensitive that after 8 steps in float32 one process is 7 % from itself in float64."""
     data = {"name": "digits", "train_rows": "0:128", "test_rows": "0:300", "flip": True}
-    pkkd = {"head_start": 0, "rho": "both", "alpha": 1, "mid_share": 1}
+    pkkd = {"progressive": True, "head_start": 0, "rho": "both", "alpha": 1, "mid_share": 1}
     base = {"epochs": 2, "batch_size": 32, "lr": 0.01, "device": "cpu", "data": data, "pkkd": pkkd}
     return config_type()(**{**base, **values})
 

@@ -157,7 +157,7 @@ def options(out: Path) -> list[str]:
     """The training `pkkd` of `distributed_runs.py` on the command line, with a checkpoint after every step."""
     data = ["--data.train_rows", "0:128", "--data.test_rows", "0:300", "--data.flip", "True"]
     rest = ["--epochs", "2", "--batch_size", "32", "--lr", "0.01", "--device", "cpu", "--checkpoint_minutes", "1e-6"]
-    method = ["--method", "pkkd", "--pkkd.rho", "both", "--pkkd.head_start", "0"]
+    method = ["--method", "pkkd", "--pkkd.rho", "both", "--pkkd.progressive", "--pkkd.head_start", "0"]
     method += ["--pkkd.alpha", "1", "--pkkd.mid_share", "1"]
     return ["train", *method, *data, *rest, "--out", str(out), "--resume"]
 

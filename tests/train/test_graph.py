@@ -94,7 +94,7 @@ def make_config(**values: Any) -> BaseConfig:
     """PKKD in one phase, all its terms, and with parameters of its own, where `values` do not say otherwise."""
     data = {"name": "digits", "train_rows": "0:128", "test_rows": "0:50"}
     if values.get("method", "pkkd") == "pkkd":
-        whole = {"head_start": 0, "rho": "student", "alpha": 1, "mid_share": 1}
+        whole = {"progressive": True, "head_start": 0, "rho": "student", "alpha": 1, "mid_share": 1}
         values["pkkd"] = {**whole, **values.get("pkkd", {})}
     return config_type()(**{"epochs": 2, "batch_size": 32, "device": "cpu", "data": data, **values})
 
@@ -145,7 +145,7 @@ def test_test_batches_are_captured_for_each_net(tmp_path, display, ahead):
 
 
 def test_test_batches_are_captured_anew_in_every_phase(tmp_path, display, ahead):
-    config = make_config(pkkd={"head_start": 0.5}, epochs=6, test_every=1, data=TESTS)
+    config = make_config(pkkd={"progressive": True, "head_start": 0.5}, epochs=6, test_every=1, data=TESTS)
     stand_in = plain_and_ahead(tmp_path, display, ahead, config)
     # Phases of three epochs: the teacher alone (the student stands still, and is tested once), both, the student.
     assert stand_in.tested == {"watched": 1 + 2 + 1, "captured": 1 + 2 + 1, "replayed": 1 + 2 + 1}
@@ -219,7 +219,7 @@ PHASES = {
     "snapshot": {"method": "snapshot", "snapshot": {"cycles": 2}, "epochs": 4},
     "share": {"method": "sp", "sp": {"share": 0.5}, "epochs": 4},
     "early end": {"method": "pkkd", "pkkd": {"progressive": False, "alpha": 0, "mid_share": 0.5}, "epochs": 4},
-    "head start": {"method": "pkkd", "pkkd": {"head_start": 0.5}, "epochs": 4},
+    "head start": {"method": "pkkd", "pkkd": {"progressive": True, "head_start": 0.5}, "epochs": 4},
 }
 
 

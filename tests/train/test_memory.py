@@ -45,7 +45,7 @@ class Measured(SilentDisplay):
 def main(folder):
     """PKKD with both nets together, their evaluations and a hundred or so checkpoints on the way."""
     data = {"name": "digits", "train_rows": "0:80", "test_rows": "0:20"}
-    saving = {"checkpoint_minutes": 0.005, "pkkd": {"head_start": 0}}
+    saving = {"checkpoint_minutes": 0.005, "pkkd": {"progressive": True, "head_start": 0}}
     config = config_type()(data=data, batch_size=8, epochs=51, device="cpu", **saving)
     display = Measured()
     train.train(config, Path(folder), display=display)

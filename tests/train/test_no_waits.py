@@ -25,7 +25,7 @@ from adderkit.train.step import Step
 DEVICES = [torch.device("cpu"), torch.device("meta")]
 # Reads of a value; `lift_fresh` ends `torch.tensor(...)`, whose values come from the host.
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "aten.equal", "lift_fresh")
-OPTIONS = {"fsp": {"progressive": True, "first_phase": 0.5}, "pkkd": {"head_start": 0.5}}
+OPTIONS = {"fsp": {"progressive": True, "first_phase": 0.5}, "pkkd": {"progressive": True, "head_start": 0.5}}
 
 
 class Waits(TorchDispatchMode):

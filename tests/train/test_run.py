@@ -57,7 +57,7 @@ def check_goes_on(config: BaseConfig, tmp_path: Path, display: Any, interrupting
 
 
 def test_files_of_a_run(make_config, tmp_path, display):
-    config = make_config(pkkd={"head_start": 0, "alpha": 1})
+    config = make_config(pkkd={"progressive": True, "head_start": 0, "alpha": 1})
     summary = train.train(config, tmp_path / "run", display=display)
     folder = tmp_path / "run"
     assert json.loads((folder / "summary.json").read_text()) == summary
@@ -75,7 +75,9 @@ def test_files_of_a_run(make_config, tmp_path, display):
 
 def test_head_start_and_rare_tests(make_config, tmp_path, display):
     """The teacher is trained in epochs 1 to 3, the student in 2 to 4; tests are due in epochs 3 and 4."""
-    config = make_config(epochs=3, test_every=3, pkkd={"head_start": 0.3, "mid_share": 1})  # one epoch
+    config = make_config(
+        epochs=3, test_every=3, pkkd={"progressive": True, "head_start": 0.3, "mid_share": 1}
+    )  # one epoch
     summary = train.train(config, tmp_path / "run", display=display)
     rows = metrics(tmp_path / "run")
     trained = {net: [int(row["epoch"]) for row in rows if row["net"] == net and row["train_loss"]] for net in NETS}
@@ -104,7 +106,7 @@ def test_training_goes_on_where_the_teacher_is_not_read(make_config, tmp_path, d
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_head_start_goes_on_to_the_same_end(make_config, tmp_path, display, stop_after, steps):
-    config = make_config(epochs=1, test_every=2, pkkd={"head_start": 1})
+    config = make_config(epochs=1, test_every=2, pkkd={"progressive": True, "head_start": 1})
     check_goes_on(config, tmp_path, display, stop_after(steps))
 
 
@@ -153,7 +155,7 @@ def make_config() -> Callable[..., BaseConfig]:
     def make(**values: Any) -> BaseConfig:
         data = {"name": "digits", "train_rows": "0:128", "test_rows": "0:100"}
         if values.get("method", "pkkd") == "pkkd":
-            values["pkkd"] = {"head_start": 0, "rho": "student", **values.get("pkkd", {})}
+            values["pkkd"] = {"progressive": True, "head_start": 0, "rho": "student", **values.get("pkkd", {})}
         return config_type()(**{"epochs": 2, "batch_size": 32, "device": "cpu", "data": data, **values})
 
     return make
@@ -257,7 +259,7 @@ def test_nan_stops_the_run_and_keeps_the_checkpoint(make_config, tmp_path, displ
         return {**terms, "mid": terms["mid"] * float("nan")} if len(calls) == 10 else terms
 
     monkeypatch.setattr(cls, "losses", poisoned)
-    config = make_config(epochs=3, pkkd={"head_start": 0, "mid_share": 1})
+    config = make_config(epochs=3, pkkd={"progressive": True, "head_start": 0, "mid_share": 1})
     with pytest.raises(train.Diverged, match=r"student's loss term `mid` is nan in epoch 3, step 2"):
         train.train(config, tmp_path / "run", display=display)
     monkeypatch.setattr(cls, "losses", original)

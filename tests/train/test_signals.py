@@ -34,6 +34,7 @@ OPTIONS = [
     "32",
     "--epochs",
     "2",
+    "--pkkd.progressive",
     "--pkkd.head_start",
     "0",
 ]
@@ -44,7 +45,7 @@ def make_config(**values):
     """8 steps, with both nets in each where nothing else is said."""
     data = {"name": "digits", "train_rows": "0:128", "test_rows": "0:100"}
     base = {"epochs": 2, "batch_size": 32, "device": "cpu", "data": data}
-    return config_type()(**{**base, "pkkd": {"head_start": 0}, **values})
+    return config_type()(**{**base, "pkkd": {"progressive": True, "head_start": 0}, **values})
 
 
 def assert_same_end(first, second):

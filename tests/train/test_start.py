@@ -68,7 +68,11 @@ def test_of_a_teacher_ahead_the_weights_that_it_has_by_then(tmp_path, display, m
     """Two epochs of four steps, or all four epochs."""
     seen = Seen(monkeypatch)
     for share in (0.5, 1.0):
-        train.train(make_config(epochs=4, pkkd={"head_start": share}), tmp_path / str(share), display=display)
+        train.train(
+            make_config(epochs=4, pkkd={"progressive": True, "head_start": share}),
+            tmp_path / str(share),
+            display=display,
+        )
     half, whole = seen.teachers
     assert_same(whole, weights(tmp_path / "1.0", "teacher"))
     assert (half["bn1.num_batches_tracked"], whole["bn1.num_batches_tracked"]) == (8, 16)
@@ -83,7 +87,7 @@ def test_own_is_the_default(tmp_path, display, monkeypatch):
 @pytest.mark.parametrize("steps", [3, 8, 9, 11])
 def test_goes_on_to_the_same_end(tmp_path, display, stop_after, steps):
     """Stopped while the teacher is alone (3), at the end of that (8), in the student's first epoch, and later."""
-    config = make_config(epochs=3, pkkd={"head_start": 0.67})
+    config = make_config(epochs=3, pkkd={"progressive": True, "head_start": 0.67})
     check_goes_on(config, tmp_path, display, stop_after(steps))
 
 
@@ -104,7 +108,7 @@ def test_a_run_can_not_go_on_with_another_start(tmp_path, display, stop_after):
 
 def test_a_broken_first_image_leaves_the_student_as_it_was(tmp_path, display, monkeypatch):
     """Its weights lie beside figures of its random ones; the run goes on from there to the same end."""
-    config = make_config(epochs=2, pkkd={"head_start": 0.5})
+    config = make_config(epochs=2, pkkd={"progressive": True, "head_start": 0.5})
     train.train(config, tmp_path / "whole", display=display)
     original = Split.batches
 

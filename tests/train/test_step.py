@@ -17,7 +17,7 @@ RUNS = {
     "pkkd, fixed": ("pkkd", {"progressive": False, "alpha": 0.0, "mid_share": 0.5}, [1, 0]),
     "pkkd, fixed, soft labels": ("pkkd", {"progressive": False, "alpha": 1.0, "mid_share": 0.5}, [1, 1]),
     # alone, together, together without L_mid (trained, not read), teacher done
-    "pkkd, ahead": ("pkkd", {"head_start": 0.5, "alpha": 0.0, "mid_share": 0.25}, [1, 1, 1, 0]),
+    "pkkd, ahead": ("pkkd", {"progressive": True, "head_start": 0.5, "alpha": 0.0, "mid_share": 0.25}, [1, 1, 1, 0]),
     "fsp, two phases": ("fsp", {"first_phase": 0.5}, [1, 0]),
     "kd": ("kd", {}, [1]),
 }
