@@ -18,6 +18,7 @@ from adderkit.train.checkpoint import load_state
 from adderkit.train.config import config_type
 
 OPTIONS = ["--data.train_rows", "0:64", "--data.test_rows", "0:50", "--batch_size", "32", "--epochs", "2"]
+OPTIONS += ["--pkkd.progressive"]  # all files in one folder
 WHOLE = ["last.safetensors", "teacher.safetensors"]
 
 
@@ -26,7 +27,7 @@ def whole(tmp_path_factory):
     """The folder of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
     data = {"name": "digits", "train_rows": "0:64", "test_rows": "0:50"}
-    train.train(config_type()(data=data, batch_size=32, epochs=2), folder)
+    train.train(config_type()(data=data, batch_size=32, epochs=2, pkkd={"progressive": True}), folder)
     return folder
 
 
