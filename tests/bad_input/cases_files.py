@@ -305,7 +305,7 @@ CASES = [
     Case("teacher with a NaN", teacher(weights(nan)), [LAST, "`conv1.weight` holds a NaN"]),
     Case(
         "teacher where none is fixed",
-        run(keep, ["train", "--out", "pupil", "--teacher_run", "run"], "conv"),
+        run(keep, ["train", "--out", "pupil", "--pkkd.progressive", "--teacher_run", "run"], "conv"),
         ["`teacher_run`", "no fixed teacher"],
     ),
     Case(

@@ -134,6 +134,16 @@ CASES = [
         "negative weight decay", given("--weight_decay", "-1"), ["`weight_decay` (=-1.0)", "greater than or equal to 0"]
     ),
     Case("width of 0", given("--method", "pkkd", "--pkkd.sigma_a", "0"), ["`pkkd.sigma_a` (=0.0)", "greater than 0"]),
+    Case(
+        "nothing to learn from",
+        given("--method", "pkkd", "--pkkd.label_weight", "0", "--epochs", "4"),
+        ["`pkkd.label_weight` (=0)", "once L_mid has ended", "`pkkd.mid_share` (=0.3)"],
+    ),
+    Case(
+        "first phase of all epochs",
+        given("--method", "fsp", "--fsp.first_phase", "0.9", "--epochs", "3"),
+        ["`fsp.first_phase` (=0.9)", "leaves none of 3 epochs"],
+    ),
     Case("tap that is not there", given("--method", "pkkd", "--pkkd.taps", "layer9"), ["tap `layer9`", "no module"]),
     Case(
         "teacher for a method without", given("--teacher", "resnet8"), ["`teacher` (=resnet8)", "`none` has no teacher"]
