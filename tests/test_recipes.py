@@ -90,13 +90,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def trained(tmp_path, monkeypatch, display):
-    """Trains a recipe for an epoch of two steps, without writing weights; gives the trainer and what its method saw."""
+    """Trains a recipe for as few epochs as it can have, of two steps each; gives the trainer and its batches."""
     monkeypatch.setattr(Trainer, "_save_state", lambda trainer: None)
     monkeypatch.setattr("adderkit.train.loop.save_network", lambda *_: None)
 
     def train(path: Path, data: dict[str, object]):
         values = to_values(load_recipe(path))
-        epochs = {"snapshot": 4, "fsp": 2}.get(values["method"], 1)  # one for each part of the training
+        epochs = {"snapshot": 4, "fsp": 2}.get(values["method"], 1)  # two parts that can't be in one epoch
         config = config_type()(**{**values, "epochs": epochs, "batch_size": 2, "device": "cpu", "data": data})
         cpu = torch.device("cpu")
         trainer = run._trainer(config, load(config.data, cpu), tmp_path, display, cpu, ALONE)

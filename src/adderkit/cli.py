@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adderkit.cli_options import parse, values
-from adderkit.data.workers import death_of_a_worker
+from adderkit.data.workers import death_of_a_worker, kill_all
 from adderkit.options import Options
 from adderkit.paths import shown
 
@@ -69,6 +69,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         text = str(error)
         death = death_of_a_worker(error) if isinstance(error, RuntimeError) else None
         if death is not None:
+            kill_all()
             print(f"adderkit {given[0]}: {shown(death)}", file=sys.stderr)
             return EXIT_LOST
         if not isinstance(error, MemoryError) and not any(words in text for words in _OUT_OF_MEMORY):

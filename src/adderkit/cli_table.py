@@ -157,10 +157,14 @@ def _overridden(stated: dict[str, BaseConfig], words: list[str]) -> tuple[dict[s
     """What the rows train, with what the command line overrides, and what of that is for none of them.
 
     A teacher that the command line names is for the rows that can have it.
+
+    Raises:
+        ValueError: an option that can't be, or a `teacher_run` for rows whose teachers are different networks.
     """
     configs: dict[str, BaseConfig] = {}
     given: dict[str, Any] = {}
     taken: set[str] = set()
+    taught_by: set[str] = set()
     for name, before in stated.items():
         kind = type(before)
         parsed = parse(
@@ -178,9 +182,15 @@ def _overridden(stated: dict[str, BaseConfig], words: list[str]) -> tuple[dict[s
             given[key] = new
             if is_possible:
                 taken.add(key)
+                taught_by |= {config.teacher_network} if key == "teacher_run" else set()
             else:
                 config = config.model_copy(update={key: own})
         configs[name] = config
+    if len(taught_by) > 1:
+        raise ValueError(
+            f"`teacher_run` (={given['teacher_run']}): the rows' teachers are {' and '.join(sorted(taught_by))}: choose"
+            " rows with the same by `--rows`"
+        )
     return configs, {key: value for key, value in given.items() if key not in taken}
 
 

@@ -275,6 +275,10 @@ def wait_for(happens: Callable[[], bool], what: str) -> None:
         (["table1", "--jobs", "0"], "jobs"),
         (["table1", "--epochs", "0"], "epochs"),
         (["table1", "--seed", "5"], "`seed` (=5): a table's trainings have the seeds of `--seeds`"),
+        (
+            ["imagenet", "--teacher_run", "r", "--data.root", "x"],
+            "the rows' teachers are resnet18 and resnet50: choose",
+        ),
         (["--epochs", "1", "table1"], "the table comes first"),
         (["table1", "--data.name", "nowhere"], "data.name"),
     ],

@@ -31,10 +31,10 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-# PKKD of two ResNet-8 in steps of some 40 ms, with a checkpoint after nearly each of them.
+# PKKD of two ResNet-8, both updated in each step of some 40 ms, with a checkpoint after nearly each of them.
 OPTIONS = [
     "--data.train_rows", "0:128", "--data.test_rows", "0:50", "--batch_size", "16", "--epochs", "4",
-    "--checkpoint_minutes", "0.0005", "--device", "cpu",
+    "--checkpoint_minutes", "0.0005", "--device", "cpu", "--pkkd.progressive", "--pkkd.head_start", "0",
 ]  # fmt: skip
 STEPS = 8  # in an epoch
 POSITIONS = 4 * STEPS

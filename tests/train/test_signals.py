@@ -23,6 +23,7 @@ from adderkit.data import stream
 from adderkit.distill import method_type
 from adderkit.train import distributed, loop, run
 from adderkit.train.config import config_type
+from adderkit.train.folder import in_use
 from adderkit.train.interrupt import PARENT, Stop
 
 OPTIONS = [
@@ -240,14 +241,26 @@ def test_signal_to_all_processes_leaves_the_workers_at_work(number, pictures, tm
 def test_killed_worker_has_its_message_and_the_run_goes_on(pictures, tmp_path, signalling, monkeypatch, capsys):
     """As the system does where memory runs out."""
     options = ["--data.name", "imagefolder", "--data.root", str(pictures), "--data.memory_limit_mb", "0"]
-    options += ["--data.workers", "2", "--epochs", "2", "--batch_size", "4", "--device", "cpu"]
+    options += ["--data.workers", "2", "--epochs", "2", "--batch_size", "4", "--device", "cpu", "--method", "none"]
     shown = signalling(9, lambda: os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL))
     monkeypatch.setattr(run, "make_display", lambda: shown)
     assert cli.main(["train", "--out", str(tmp_path / "run"), *options]) == cli.EXIT_LOST
+    assert (tmp_path / "run" / "tensorboard").exists()  # it was the run's own
     errors = capsys.readouterr().err
     assert errors.startswith("adderkit train: a process that decodes images died (")
     assert "take fewer (`data.workers`)" in errors
     assert cli.main(errors.split("To go on: adderkit ")[1].split()) == 0
+
+
+def test_a_worker_that_torch_leaves_behind_holds_nothing_up(pictures, tmp_path, signalling, monkeypatch, capsys):
+    """Beside a killed one: it would hold the folder's lock, and the process would wait for it at its end."""
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_shutdown_workers", lambda self: None)
+    options = ["--data.name", "imagefolder", "--data.root", str(pictures), "--data.memory_limit_mb", "0"]
+    options += ["--data.workers", "2", "--epochs", "2", "--batch_size", "4", "--device", "cpu", "--method", "none"]
+    shown = signalling(5, lambda: os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL))
+    monkeypatch.setattr(run, "make_display", lambda: shown)
+    assert cli.main(["train", "--out", str(tmp_path / "run"), *options]) == cli.EXIT_LOST
+    assert multiprocessing.active_children() == [] and not in_use(tmp_path / "run")
 
 
 @pytest.mark.parametrize("error", [EOFError, ConnectionResetError])
@@ -255,7 +268,7 @@ def test_worker_that_dies_while_it_answers_is_lost_too(error, pictures, tmp_path
     """The queue then raises before torch's watch does, which may also never tell."""
     monkeypatch.setattr(stream, "_DEATH_IS_KNOWN_S", 0.01)
     options = ["--data.name", "imagefolder", "--data.root", str(pictures), "--data.memory_limit_mb", "0"]
-    options += ["--data.workers", "2", "--epochs", "2", "--batch_size", "4", "--device", "cpu"]
+    options += ["--data.workers", "2", "--epochs", "2", "--batch_size", "4", "--device", "cpu", "--method", "none"]
     monkeypatch.setattr(run, "make_display", lambda: display)
     get = _MultiProcessingDataLoaderIter._try_get_data
     calls = []

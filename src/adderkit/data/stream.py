@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from adderkit.data import fingerprint, image
+from adderkit.data import fingerprint, image, workers
 from adderkit.data.crops import ResizedCrop
 from adderkit.data.raw import RawSplit
 from adderkit.data.split import Preparation, Split
@@ -108,7 +108,9 @@ def _started(loader: DataLoader[Tensor | ValueError]) -> Iterator[Tensor | Value
     """The loader's iterator. Signals wait while its workers start, for these are born with the training's handlers."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_TRAINING)
     try:
-        return iter(loader)
+        iterator = iter(loader)
+        workers.remember(getattr(iterator, "_workers", ()))
+        return iterator
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 

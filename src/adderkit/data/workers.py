@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from multiprocessing.process import BaseProcess
+from weakref import WeakSet
+
+_decoders: WeakSet[BaseProcess] = WeakSet()
+
 _TELL_OF_IT = ("DataLoader worker", "Pin memory thread exited unexpectedly")
 
 
@@ -14,3 +20,19 @@ def death_of_a_worker(error: RuntimeError) -> str | None:
         f"a process that decodes images died ({text.splitlines()[0]}); short of memory, the system kills one: take"
         " fewer (`data.workers`) or smaller batches, or make /dev/shm larger"
     )
+
+
+def remember(processes: Iterable[BaseProcess]) -> None:
+    """Lets `kill_all` find them."""
+    _decoders.update(processes)
+
+
+def kill_all() -> None:
+    """Ends what is left of the decoders once one has died.
+
+    Torch tells the others to end, waits for five seconds and then sends SIGTERM, which they leave to the training: on a
+    busy machine one outlived it all, held the folder's lock and kept the process from ending.
+    """
+    for process in list(_decoders):
+        process.kill()
+        process.join()

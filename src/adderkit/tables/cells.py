@@ -58,17 +58,17 @@ class Cell(NamedTuple):
 def cells(configs: Sequence[tuple[Row, BaseConfig]], seeds: Iterable[int], out: Path) -> list[Cell]:
     """The trainings of a table, all rows of the first seed first: the table is whole early and then gains seeds.
 
-    Of each seed, the first row with a fixed teacher trains it; the others with the same one come last, so that they
-    find it finished instead of waiting for it.
+    Of each seed, the first row with a fixed teacher trains it; the others with the same one come last: they would wait
+    for it, and hold up what could be trained meanwhile.
 
     Args:
         configs: the rows, each with what it trains; the seed is set here.
         out: the table's folder.
     """
     return [
-        Cell(row, seed, config.model_copy(update={"seed": seed}), out / row.folder / f"seed-{seed}")
+        Cell(row, seed, config, out / row.folder / f"seed-{seed}")
         for seed in seeds
-        for row, config in _ordered(configs)
+        for row, config in _ordered([(row, config.model_copy(update={"seed": seed})) for row, config in configs])
     ]
 
 

@@ -67,9 +67,10 @@ class Table(Options):
                 raise ValueError(f"`reference` (={reference}) must be one of the rows: {', '.join(names)}")
         return self
 
-    def reference_of(self, row: Row) -> str:
-        """The name of the row that this one is compared with; its own where it is a reference."""
-        return row.reference or self.reference
+    def reference_of(self, row: Row) -> str | None:
+        """The name of the row that this one is compared with, perhaps its own; None where the table lacks it."""
+        name = row.reference or self.reference
+        return name if any(row.name == name for row in self.rows) else None
 
     def chosen(self, names: tuple[str, ...]) -> Table:
         """The table with these rows alone; () means all.

@@ -34,7 +34,7 @@ def markdown(table: Table, results: list[Result], notes: list[str]) -> str:
     with_paper = any(result.paper_top1 is not None for result in results)
     with_top5 = any(result.paper_top5 is not None for result in results)
     digits = _digits(results)
-    references = list(dict.fromkeys(result.reference for result in results))
+    references = list(dict.fromkeys(result.reference for result in results if result.reference))
     less = f"less {_cell(references[0])}" if len(references) == 1 else "less the reference"
     rows = [["", "paper", "last epoch", "last epoch, top-5", "best epoch", less, "seeds"]]
     for result in results:
@@ -43,7 +43,7 @@ def markdown(table: Table, results: list[Result], notes: list[str]) -> str:
             paper += f" / {_number(result.paper_top5, digits)}"
         estimates = _with_interval(result.last), _with_deviation(result.top5), _with_deviation(result.best)
         rows.append([_cell(result.name), paper, *estimates, _difference(result), str(len(result.runs))])
-    wanted = [True, with_paper, True, with_top5, True, True, True]
+    wanted = [True, with_paper, True, with_top5, True, bool(references), True]
     lines = ["| " + " | ".join(compress(row, wanted)) + " |" for row in rows]
     lines = [f"# {table.title}", "", lines[0], "|---" * sum(wanted) + "|", *lines[1:]]
     lines += [
@@ -101,9 +101,9 @@ def _references(results: list[Result]) -> list[str]:
     """A sentence for every row that others are compared with."""
     rows: dict[str, list[str]] = {}
     for result in results:
-        if result.name != result.reference:
+        if result.reference not in (None, result.name):
             rows.setdefault(result.reference, []).append(result.name)
-    return [f"the reference of {', '.join(members)}: {reference}" for reference, members in rows.items()]
+    return [f"compared with {reference}: {'; '.join(members)}" for reference, members in rows.items()]
 
 
 def _trained_on(results: list[Result]) -> list[str]:

@@ -53,7 +53,7 @@ class Result(NamedTuple):
     """A row of a table: its runs by seed, and what they say together.
 
     Attributes:
-        reference: the row that it is compared with.
+        reference: the row that it is compared with; None where that is not shown.
         difference: to that row, over the seeds that both have; None for that row itself, or without a common seed.
     """
 
@@ -64,7 +64,7 @@ class Result(NamedTuple):
     last: Estimate | None
     best: Estimate | None
     top5: Estimate | None
-    reference: str
+    reference: str | None
     difference: Estimate | None
 
 
@@ -92,7 +92,8 @@ def read_results(table: Table, cells: list[Cell]) -> list[Result]:
             runs[cell.row.name][cell.seed] = run
     results: list[Result] = []
     for row in table.rows:
-        own, reference = runs[row.name], runs.get(table.reference_of(row), {})
+        own, name = runs[row.name], table.reference_of(row)
+        reference = {} if name is None else runs[name]
         common = [seed for seed in own if seed in reference]
         differences = [own[seed].last_top1 - reference[seed].last_top1 for seed in common]
         results.append(
@@ -104,8 +105,8 @@ def read_results(table: Table, cells: list[Cell]) -> list[Result]:
                 last=estimate([run.last_top1 for run in own.values()]),
                 best=estimate([run.best_top1 for run in own.values()]),
                 top5=estimate([run.last_top5 for run in own.values()]),
-                reference=table.reference_of(row),
-                difference=None if row.name == table.reference_of(row) else estimate(differences),
+                reference=name,
+                difference=None if row.name == name else estimate(differences),
             )
         )
     return results

@@ -13,7 +13,7 @@ import torch
 from adderkit import models, ops
 from adderkit.data import ImageData, load
 from adderkit.data.sift import describe
-from adderkit.data.workers import death_of_a_worker
+from adderkit.data.workers import death_of_a_worker, kill_all
 from adderkit.distill import method_type
 from adderkit.models import Network
 from adderkit.nn import check_twin, warn_unnormalised
@@ -78,6 +78,7 @@ def _listening(out: Path, config: BaseConfig, display: Display, processes: Proce
             raise Interrupted("while there was nothing to save", stop.number) from None
     # Only here, where nothing holds the failed training any longer: its other workers, which hold the folder's lock
     # too, are told to end.
+    kill_all()
     raise LostWorker(death)
 
 
