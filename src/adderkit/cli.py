@@ -68,17 +68,17 @@ def _main(arguments: Sequence[str] | None) -> int:
     except (MemoryError, RuntimeError) as error:
         text = str(error)
         death = death_of_a_worker(error) if isinstance(error, RuntimeError) else None
-        if death is not None:
-            kill_all()
-            print(f"adderkit {given[0]}: {shown(death)}", file=sys.stderr)
-            return EXIT_LOST
-        if not isinstance(error, MemoryError) and not any(words in text for words in _OUT_OF_MEMORY):
-            raise  # a fault of ours
-        print(f"adderkit {given[0]}: not enough memory ({_message(error)}); {_LESS_MEMORY}", file=sys.stderr)
-        return EXIT_INPUT
+        if death is None:
+            if not isinstance(error, MemoryError) and not any(words in text for words in _OUT_OF_MEMORY):
+                raise  # a fault of ours
+            print(f"adderkit {given[0]}: not enough memory ({_message(error)}); {_LESS_MEMORY}", file=sys.stderr)
+            return EXIT_INPUT
     except KeyboardInterrupt:
         print(f"adderkit {given[0]}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    kill_all()  # only here, where nothing holds the loader any longer: torch watches over its processes
+    print(f"adderkit {given[0]}: {shown(death)}", file=sys.stderr)
+    return EXIT_LOST
 
 
 def _message(error: BaseException) -> str:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from adderkit import cli, train
@@ -252,15 +253,27 @@ def test_killed_worker_has_its_message_and_the_run_goes_on(pictures, tmp_path, s
     assert cli.main(errors.split("To go on: adderkit ")[1].split()) == 0
 
 
-def test_a_worker_that_torch_leaves_behind_holds_nothing_up(pictures, tmp_path, signalling, monkeypatch, capsys):
+def test_a_worker_that_torch_leaves_behind_holds_nothing_up(pictures, tmp_path, signalling, monkeypatch):
     """Beside a killed one: it would hold the folder's lock, and the process would wait for it at its end."""
-    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_shutdown_workers", lambda self: None)
+
+    def forget(iterator):
+        """Ends torch's watch alone."""
+        if iterator._worker_pids_set:
+            iterator._worker_pids_set = False
+            signal_handling._remove_worker_pids(id(iterator))
+
+    def kill_one_and_leave_the_other():
+        monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_shutdown_workers", forget)
+        one, other = multiprocessing.active_children()
+        left.append(other)
+        os.kill(one.pid, signal.SIGKILL)
+
+    left = []
     options = ["--data.name", "imagefolder", "--data.root", str(pictures), "--data.memory_limit_mb", "0"]
     options += ["--data.workers", "2", "--epochs", "2", "--batch_size", "4", "--device", "cpu", "--method", "none"]
-    shown = signalling(5, lambda: os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL))
-    monkeypatch.setattr(run, "make_display", lambda: shown)
+    monkeypatch.setattr(run, "make_display", lambda: signalling(5, kill_one_and_leave_the_other))
     assert cli.main(["train", "--out", str(tmp_path / "run"), *options]) == cli.EXIT_LOST
-    assert multiprocessing.active_children() == [] and not in_use(tmp_path / "run")
+    assert not left[0].is_alive() and not in_use(tmp_path / "run")
 
 
 @pytest.mark.parametrize("error", [EOFError, ConnectionResetError])

@@ -28,7 +28,7 @@ def remember(processes: Iterable[BaseProcess]) -> None:
 
 
 def kill_all() -> None:
-    """Ends what is left of the decoders once one has died.
+    """Ends what is left of the decoders once one has died and nothing holds their loader.
 
     Torch tells the others to end, waits for five seconds and then sends SIGTERM, which they leave to the training: on a
     busy machine one outlived it all, held the folder's lock and kept the process from ending.
