@@ -162,6 +162,23 @@ def test_killed_run_resumes_and_finishes(environment, adderkit, tmp_path):
     assert len((folder / "metrics.csv").read_text().splitlines()) == 1 + 2 * 20
 
 
+def test_exit_code_of_a_signal_in_the_middle_of_an_import(environment, tmp_path):
+    """There code is made from strings, and Python ends a process by SIGINT where an interrupt left one."""
+    (tmp_path / "interrupted.py").write_text(
+        "from adderkit import __main__\n"
+        "def main():\n"
+        "    try:\n"
+        "        exec('raise KeyboardInterrupt')\n"
+        "    except KeyboardInterrupt:\n"
+        "        return 75\n"
+        "__main__.main = main\n"
+        "__main__.run()\n"
+    )
+    paths = os.pathsep.join(path for path in (str(tmp_path), environment.get("PYTHONPATH")) if path)
+    done = subprocess.run([sys.executable, "-m", "interrupted"], env=environment | {"PYTHONPATH": paths})
+    assert done.returncode == 75
+
+
 def test_ctrl_c_says_how_to_go_on(environment, adderkit, tmp_path):
     folder: Path = tmp_path / "run"
     process = start(environment, folder, "--epochs", "20")
