@@ -21,8 +21,8 @@ def run() -> NoReturn:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
-    # Under `python -m`, a KeyboardInterrupt that once left the `exec` of a string (a dataclass in the making, while torch
-    # is imported) makes Python end itself by SIGINT at last, though it was caught. Another string makes up for it.
+    # Under `python -m`, a KeyboardInterrupt that once left the `exec` of a string (a dataclass in the making, while
+    # torch is imported) makes Python end itself by SIGINT at last, though it was caught. Another string mends that.
     exec("")
     sys.exit(code)
 
