@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import namedtuple
 from contextlib import suppress
 from typing import NoReturn
 
@@ -21,9 +22,9 @@ def run() -> NoReturn:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
-    # Under `python -m`, a KeyboardInterrupt that once left the `exec` of a string (a dataclass in the making, while
-    # torch is imported) makes Python end itself by SIGINT at last, though it was caught. Another string mends that.
-    exec("")
+    # Under `python -m`, a KeyboardInterrupt that once left code made from a string (a dataclass, while torch is imported)
+    # makes Python end itself by SIGINT at last, though it was caught. Making another type so mends that.
+    namedtuple("Nothing", "")
     sys.exit(code)
 
 
