@@ -22,8 +22,8 @@ def run() -> NoReturn:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
-    # Under `python -m`, a KeyboardInterrupt that once left code made from a string (a dataclass, while torch is imported)
-    # makes Python end itself by SIGINT at last, though it was caught. Making another type so mends that.
+    # Under `python -m`, a KeyboardInterrupt that once left code made from a string (a dataclass, while torch is
+    # imported) makes Python end itself by SIGINT at last, though it was caught. Making another type so mends that.
     namedtuple("Nothing", "")
     sys.exit(code)
 
