@@ -15,6 +15,12 @@ from adderkit.train.folder import decisive
 
 STUDY = Path(__file__).parents[1] / "docs" / "results" / "study"
 PLANS = sorted(path for path in STUDY.glob("*.yaml") if "\nrows:" in path.read_text())
+# Of the shipped tables, as the study's page has it.
+PROTOCOL = [
+    *("--student", "resnet8", "--epochs", "30", "--batch_size", "128", "--test_every", "30", "--device", "cpu"),
+    *("--data.name", "parquet", "--data.label", "cifar10-jpeg75", "--data.train_rows", "0:10000"),
+    *("--data.train", "cifar10-jpeg75-train.parquet", "--data.test", "cifar10-jpeg75-test.parquet"),
+]
 BEGUN = [plan for plan in PLANS if (STUDY / "trainings" / plan.stem).exists()]
 
 
@@ -40,9 +46,31 @@ def test_the_tables_are_those_of_the_trainings(plan, tmp_path):
     """Made again: everything is finished, so nothing is trained."""
     stored, made = STUDY / "trainings" / plan.stem, tmp_path / "made"
     shutil.copytree(stored, made, ignore=shutil.ignore_patterns("table.*", "trainings.csv"))
-    table = tables.load_table(str(plan))
-    seeds = {row.name: tables.finished_seeds(row, made) for row in table.rows}
+    _make_again(str(plan), made)
+    _assert_same_tables(made, stored)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (STUDY / "shipped").iterdir()))
+def test_shipped_tables_show_what_final_trained_by_the_same_configuration(name, tmp_path):
+    trained = {run: train.load_recipe(run / "config.yaml") for run in (STUDY / "trainings" / "final").glob("*/seed-*")}
+    made = tmp_path / "made"
+    for row in tables.load_table(name).rows:
+        stated = row_config(row)
+        for run, config in trained.items():
+            protocol = {key: getattr(config, key) for key in ("seed", "student", "epochs", "batch_size", "data")}
+            if decisive(stated.model_copy(update=protocol)) == decisive(config):
+                shutil.copytree(run, made / row.folder / run.name)
+    _make_again(name, made, *PROTOCOL)
+    _assert_same_tables(made, STUDY / "shipped" / name)
+
+
+def _make_again(table: str, made: Path, *options: str) -> None:
+    """Runs a table's command in the folder for a training that is finished there; it shows the others too."""
+    seeds = {row.name: tables.finished_seeds(row, made) for row in tables.load_table(table).rows}
     row, seed = next((name, found[0]) for name, found in seeds.items() if found)
-    assert cli.main(["table", str(plan), "--out", str(made), "--rows", row, "--seeds", str(seed)]) == 0
+    assert cli.main(["table", table, "--out", str(made), "--rows", row, "--seeds", str(seed), *options]) == 0
+
+
+def _assert_same_tables(made: Path, stored: Path) -> None:
     for name in ("table.md", "table.csv", "trainings.csv"):
         assert (made / name).read_text() == (stored / name).read_text(), name
