@@ -156,7 +156,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 def _overridden(stated: dict[str, BaseConfig], words: list[str]) -> tuple[dict[str, BaseConfig], dict[str, Any]]:
     """What the rows train, with what the command line overrides, and what of that is for none of them.
 
-    A teacher that the command line names is for the rows that can have it.
+    What the command line says of teachers is for the rows that can have it.
 
     Raises:
         ValueError: an option that can't be, or a `teacher_run` for rows whose teachers are different networks.
@@ -174,7 +174,8 @@ def _overridden(stated: dict[str, BaseConfig], words: list[str]) -> tuple[dict[s
         if config.seed != before.seed:
             raise ValueError(f"`seed` (={config.seed}): a table's trainings have the seeds of `--seeds`")
         need = method_type(config.method)(config.method_options()).teacher_need
-        can_have = {"teacher": need is not TeacherNeed.NONE, "teacher_run": need is TeacherNeed.FIXED}
+        has_teacher, has_fixed = need is not TeacherNeed.NONE, need is TeacherNeed.FIXED
+        can_have = {"teacher": has_teacher, "start": has_teacher, "teacher_run": has_fixed}
         for key, is_possible in can_have.items():
             own, new = getattr(before, key), getattr(config, key)
             if new == own:

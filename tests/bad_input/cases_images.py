@@ -172,7 +172,7 @@ CASES = [
     Case(
         "data folder that is a file", lambda root: (root / "photos").write_text("x") and FOLDER, ["has no folder train"]
     ),
-    Case("no data folder named", lambda root: FOLDER[:-2], ["needs `root`"]),
+    Case("no data folder named", lambda root: FOLDER[:-2], ["needs `data.root`"]),
     Case(
         "images of different sizes",
         with_image(lambda: encoded(picture(9))),

@@ -154,7 +154,7 @@ CASES = [
     Case(
         "padding wider than the images",
         given("--data.crop_padding", "100000000"),
-        ["`crop_padding` (=100000000)", "at most 8"],
+        ["`data.crop_padding` (=100000000)", "at most 8"],
     ),
     Case("image size of 0", given("--data.image_size", "0"), ["`data.image_size` (=0)", "greater than or equal to 1"]),
     Case(
@@ -180,7 +180,7 @@ CASES = [
     Case(
         "colours' normalisation of grey images",
         given("--data.normalisation", "imagenet"),
-        ["`normalisation` (=imagenet)", "these are grey", "own"],
+        ["`data.normalisation` (=imagenet)", "these are grey", "own"],
     ),
     Case(
         "a million workers",

@@ -173,10 +173,10 @@ CASES = [
     Case(
         "missing parquet",
         lambda root: [*TRAIN, "--data.name", "parquet", "--data.train", "a", "--data.test", "b"],
-        ["`train` (=", "a) does not exist"],
+        ["`data.train` (=", "a) does not exist"],
     ),
     Case("folder without parquet", empty_folder, ["shards) holds no *.parquet file"]),
-    Case("folder and files both", both, ["`root` (=", "give one or the other"]),
+    Case("folder and files both", both, ["`data.root` (=", "give one or the other"]),
     Case("folder with two sets", two_sets, ["holds several sets (a-train.parquet, b-train.parquet)", "choose one"]),
     Case("train without test", lambda r: [*TRAIN, *parquets(r)[:4]], ["`data.test` (=None)", "give both or neither"]),
 ]

@@ -19,8 +19,15 @@ STEPS = 4  # of an epoch
 # Every method as it comes, and in its other courses: what is said, and epochs so that each phase has two.
 COURSES = {name: (name, {}, {"snapshot": 8, "pkkd": 7}.get(name, 3)) for name in method_names()} | {
     "pkkd, progressive": ("pkkd", {"progressive": True, "head_start": 0.5}, 8),
+    "pkkd, no kernel, both from the start": ("pkkd", {"kernel": False, "progressive": True, "head_start": 0}, 4),
+    "pkkd, all that can be learned": (
+        "pkkd",
+        {"sigma": "learned", "rho": "both", "scale": "layer", "taps": "operators", "alpha": 1, "mid_share": 1},
+        3,
+    ),
     "kd, first half": ("kd", {"share": 0.5}, 4),
     "sp, progressive": ("sp", {"progressive": True}, 3),
+    "fsp, progressive": ("fsp", {"progressive": True}, 3),
     "fsp, one after the other": ("fsp", {"first_phase": 0.5}, 4),
 }
 

@@ -69,7 +69,7 @@ def test_missing_split_is_refused(folder: Path, lost: str, message: str):
 
 
 def test_missing_root_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="needs `root`"):
+    with pytest.raises(ValueError, match=r"needs `data\.root`"):
         load(DataConfig(name="imagefolder"))
-    with pytest.raises(ValueError, match=r"`root` \(=.*nowhere\) has no folder train"):
+    with pytest.raises(ValueError, match=r"`data.root` \(=.*nowhere\) has no folder train"):
         load(config(tmp_path / "nowhere"))

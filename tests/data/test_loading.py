@@ -100,7 +100,7 @@ def test_rows_are_named_as_in_the_file(pair: Pair):
 
 @pytest.mark.parametrize("rows", ["0:10", "5:5", "6:2", "9:"])
 def test_rows_out_of_bounds_are_refused(pair: Pair, rows: str):
-    message = rf"`train_rows` \(={rows}\) must be START:STOP with 0 <= START < STOP <= 9"
+    message = rf"`data.train_rows` \(={rows}\) must be START:STOP with 0 <= START < STOP <= 9"
     with pytest.raises(ValueError, match=message):
         load(DataConfig(name="parquet", **pair(pngs(9)), train_rows=rows))
 

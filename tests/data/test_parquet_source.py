@@ -84,14 +84,14 @@ def test_root_without_test_files_is_refused(tmp_path: Path):
 
 
 def test_missing_options_and_files_are_refused(tmp_path: Path, pair: Pair):
-    with pytest.raises(ValueError, match="needs `train` and `test`, or `root`"):
+    with pytest.raises(ValueError, match=r"needs `data\.train` and `data\.test`, or `data\.root`"):
         load(DataConfig(name="parquet"))
-    with pytest.raises(ValueError, match=r"`train` \(=.*none\) does not exist"):
+    with pytest.raises(ValueError, match=r"`data.train` \(=.*none\) does not exist"):
         load(DataConfig(name="parquet", train=tmp_path / "none", test=tmp_path / "none"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"`train` \(=.*empty\) holds no \*.parquet file"):
+    with pytest.raises(ValueError, match=r"`data.train` \(=.*empty\) holds no \*.parquet file"):
         load(DataConfig(name="parquet", train=tmp_path / "empty", test=tmp_path / "empty"))
-    with pytest.raises(ValueError, match=r"`root` .* cannot go with `train` and `test`"):
+    with pytest.raises(ValueError, match=r"`data.root` .* cannot go with `data.train` and `data.test`"):
         load(DataConfig(name="parquet", root=tmp_path, **pair(PNGS)))
 
 

@@ -217,7 +217,7 @@ def test_what_does_not_fit_is_told(folder: Path):
     (folder / "train/a/00.png").write_bytes(encode(noise(1, (1, 60_000, 3))[0]))
     with pytest.raises(ValueError, match=r"a/00.png: too narrow: .* at `resize` \(=256\)"):
         loaded(folder, image_size=224)
-    with pytest.raises(ValueError, match=r"`normalisation` \(=imagenet\) is of colour images, but these are grey"):
+    with pytest.raises(ValueError, match=r"`data.normalisation` \(=imagenet\) is of colour images, but these are grey"):
         load(DataConfig(name="digits", normalisation="imagenet"))
 
 

@@ -93,7 +93,7 @@ def test_failed_download_says_what_to_place_where(tmp_path: Path):
     with pytest.raises(ValueError) as caught:
         load(DataConfig(name="cifar10", root=root))
     message = str(caught.value)
-    assert f"`root` (={root}): cifar10 is not there and cannot be downloaded" in message
+    assert f"`data.root` (={root}): cifar10 is not there and cannot be downloaded" in message
     assert "no route to host" in message
     assert f"{root / ARCHIVE}: not found" in message
     assert f"{CIFAR10.url} (MD5 {CIFAR10.tgz_md5}) to {root / ARCHIVE}" in message

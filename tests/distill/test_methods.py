@@ -266,6 +266,13 @@ def test_pkkd_head_start_shifts_the_teacher():
         assert all(phase.epochs for phase in phases)
 
 
+def test_pkkd_head_start_is_an_epoch_at_least():
+    """As L_mid is: half of one epoch would be none, after rounding to the even."""
+    assert [phase.trains_student for phase in pkkd_with(progressive=True, head_start=0.5).phases(1)] == [False, True]
+    assert len(pkkd_with(progressive=True, head_start=0.01, mid_share=1).phases(20)) == 3
+    assert len(pkkd_with(progressive=True, head_start=0, mid_share=1).phases(20)) == 1
+
+
 def test_pkkd_mid_ends_after_its_share(batch, student_net):
     for ahead in (0, 2, 6, 8):
         for share, epochs in ((0.0, 0), (0.25, 2), (0.5, 4), (1.0, 8)):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from adderkit import models
-from adderkit.distill import Taps, operator_paths, stage_paths
+from adderkit.distill import Taps, method_type, operator_paths, stage_paths
 
 
 def test_raw_output_of_a_module_by_path():
@@ -67,3 +67,27 @@ def test_stages_are_one_map_per_resolution(name):
 def test_stages_need_the_models_word():
     with pytest.raises(ValueError, match="stage_paths"):
         stage_paths(nn.Sequential(nn.Conv2d(3, 4, 3)))
+
+
+# What each method compares, by hand from the networks' definitions: twins have the same names.
+LAST = {  # the last operator of each stage
+    "resnet8": ["layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2"],
+    "resnet20": ["layer1.2.conv2", "layer2.2.conv2", "layer3.2.conv2"],
+    "vgg_small": ["layer1.conv2", "layer2.conv2", "layer3.conv2"],
+    "resnet18": ["layer1.1.conv2", "layer2.1.conv2", "layer3.1.conv2", "layer4.1.conv2"],
+    "resnet50": ["layer1.2.conv3", "layer2.3.conv3", "layer3.5.conv3", "layer4.2.conv3"],
+    "resnet152": ["layer1.2.conv3", "layer2.7.conv3", "layer3.35.conv3", "layer4.2.conv3"],
+}
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_what_each_method_compares(name):
+    with torch.device("meta"):
+        nets = models.create(name, "adder"), models.create(name, "conv")
+    stages = [path[: len("layer1")] for path in LAST[name]]
+    firsts = [f"{stage}.bn1" if name == "vgg_small" else f"{stage}.0.bn1" for stage in stages]
+    expected = {"pkkd": LAST[name], "at": stages, "sp": stages[-1:], "fsp": [*firsts, *stages]}
+    for method, paths in expected.items():
+        kind = method_type(method)
+        pairs = kind(kind.Options()).tap_pairs(*nets)
+        assert [list(side) for side in pairs] == [paths, paths], method

@@ -117,11 +117,15 @@ def test_paper_figures_have_the_digits_of_their_source(table, trainings, tmp_pat
         (lambda folder: (folder / "summary.json").write_text('{"method": "none"}'), "lacks dataset"),
         (
             lambda folder: (folder / "summary.json").write_text(json.dumps(summary(1, 0, final_top1=None))),
-            "its final_top1 is None, no number",
+            "its final_top1 is None, no finite number",
+        ),
+        (
+            lambda folder: (folder / "summary.json").write_text(json.dumps(summary(1, 0, final_top1=math.nan))),
+            "its final_top1 is nan, no finite number",
         ),
         (
             lambda folder: (folder / "summary.json").write_text(json.dumps(summary(1, 0, seconds="long"))),
-            "its seconds is 'long', no number",
+            "its seconds is 'long', no finite number",
         ),
         (
             lambda folder: (folder / "config.yaml").write_text("epochs: 3\n"),
@@ -172,6 +176,7 @@ def test_rows_that_share_a_teacher_come_last(tmp_path):
         "sp": "method: sp\nsp: {weight: 5}\neta: 0.1\nseed: 9\n",
         "beside": "method: kd\nkd: {progressive: true}\n",
         "slower": "method: at\nlr: 0.05\n",
+        "cnn": "method: none\nlayer: conv\neta: 0.1\n",
         "of a run": f"method: at\nteacher_run: {tmp_path}\n",
         "at": "method: at\n",
     }
@@ -182,5 +187,5 @@ def test_rows_that_share_a_teacher_come_last(tmp_path):
     (tmp_path / "table.yaml").write_text(json.dumps({"title": "A test", "reference": "kd", "rows": rows}))
     table = load_table(str(tmp_path / "table.yaml"))
     found = cells([(row, row_config(row)) for row in table.rows], (3, 4), tmp_path / "out")
-    order = ["kd", "slower", "none", "beside", "of a run", "sp", "at"]
+    order = ["kd", "slower", "none", "beside", "of a run", "sp", "cnn", "at"]
     assert [(cell.row.name, cell.seed) for cell in found] == [(name, seed) for seed in (3, 4) for name in order]

@@ -170,10 +170,41 @@ def test_a_teacher_is_for_the_rows_that_can_have_it(tmp_path, capsys):
     assert stored["taught"].teacher_run == run and stored["alone"].teacher_run is None
     text = (tmp_path / "more" / "table.md").read_text()
     assert f"differs from the recipe (taught): `teacher_run` is {run}" in text
+    words = ["--rows", "alone", "beside", "--start", "teacher", *TINY]
+    assert cli.main(["table", str(path), "--out", str(tmp_path / "started"), *words]) == 0
+    starts = [
+        train.load_recipe(tmp_path / "started" / name / "seed-0" / "config.yaml").start for name in ("alone", "beside")
+    ]
+    assert starts == ["own", "teacher"]
     capsys.readouterr()
     alone = ["table", str(path), "--out", str(out), "--rows", "alone", "--teacher", "resnet20", *TINY]
     assert cli.main(alone) == 2
     assert "`teacher` (=resnet20): none of the rows has a teacher" in capsys.readouterr().err
+
+
+def test_a_cnn_that_teaches_is_trained_once(tmp_path, capsys):
+    """Its row is the fixed teacher of the others, whichever comes first."""
+    path = write_table(tmp_path, taught="method: kd\n", alone="method: none\nlayer: conv\neta: 0.1\n")
+    out = tmp_path / "out"
+    assert cli.main(["table", str(path), "--out", str(out), "--jobs", "1", *TINY]) == 0
+    (teacher,) = (tmp_path / "home" / "teachers").iterdir()
+    assert f"taken from the fixed teacher that is trained in {teacher}" in (out / "alone" / "seed-0.log").read_text()
+    files = [folder / "last.safetensors" for folder in (teacher, out / "alone" / "seed-0")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    summaries = [json.loads((out / row / "seed-0" / "summary.json").read_text()) for row in ("alone", "taught")]
+    assert summaries[0]["final_top1"] == summaries[1]["teacher_final_top1"]
+
+
+def test_a_table_that_can_not_be_written_does_not_stop_the_trainings(tmp_path, capsys):
+    path = write_table(tmp_path, **{name: f"method: none\neta: 0.{name[-1]}\n" for name in ("row1", "row2")})
+    out = tmp_path / "out"
+    (out / "table.md").mkdir(parents=True)  # as a full disk does, it refuses the file
+    assert cli.main(["table", str(path), "--out", str(out), "--jobs", "1", *TINY]) == 2
+    told = capsys.readouterr().err
+    assert told.count("the table is not brought up to date: ") == 2 and told.count(": finished") == 2
+    (out / "table.md").rmdir()
+    assert cli.main(["table", str(path), "--out", str(out), *TINY]) == 0
+    assert "2 of 2 trainings are finished already" in capsys.readouterr().err
 
 
 def test_two_tables_do_not_share_a_folder(tmp_path, capsys):

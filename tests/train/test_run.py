@@ -1,11 +1,10 @@
-"""Runs: their files, going on, fixed teachers, what stops them."""
+"""Runs: their files, going on, what stops them."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
-import re
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +19,7 @@ from safetensors.torch import load_file
 from adderkit import train
 from adderkit.data import load
 from adderkit.distill import method_type
+from adderkit.train.checkpoint import load_state
 from adderkit.train.config import BaseConfig, config_type
 from adderkit.train.loop import Trainer
 
@@ -129,6 +129,19 @@ def test_leaving_out_a_teacher_that_nothing_reads_changes_no_bit(
     train.train(config, tmp_path / "read", display=display)
     assert unread[0]
     assert_same(weights(tmp_path / "left-out"), weights(tmp_path / "read"))
+
+
+def test_a_snapshot_is_the_student_at_the_end_of_the_cycle_before(tmp_path, stop_after):
+    data = {"name": "digits", "train_rows": "0:128", "test_rows": "0:100"}
+    fixed = {"method": "snapshot", "epochs": 6, "batch_size": 32, "device": "cpu", "data": data}
+    config = config_type()(**fixed, snapshot={"cycles": 3})
+    for cycle in (1, 2):
+        folder = tmp_path / f"cycle-{cycle}"
+        with pytest.raises(train.Interrupted):  # in the next one's first epoch: the files are of the cycle's last
+            train.train(config, folder, display=stop_after(8 * cycle + 2))
+        (newest,) = (folder / "checkpoints").glob(f"epoch-*{2 * cycle}-step-*2.pt")
+        method = {name: tensor for name, tensor in load_state(newest)["method"].items()}
+        assert_same(weights(folder), {name.removeprefix("snapshot."): tensor for name, tensor in method.items()})
 
 
 def test_saved_student_scores_what_the_summary_says(make_config, tmp_path, display):
@@ -328,40 +341,6 @@ def test_death_before_any_file_of_an_epoch(make_config, tmp_path, display, monke
     assert names[0] == names[1]
 
 
-def test_ctrl_c_while_the_teacher_trains_goes_on(make_config, tmp_path, display, stop_after):
-    config = make_config(method="kd")
-    with pytest.raises(train.Interrupted):
-        train.train(config, tmp_path / "run", display=stop_after(5))
-    assert train.load_recipe(tmp_path / "run" / "config.yaml") == config
-    train.train(config, tmp_path / "run", resume=True, display=display)
-    assert display.steps == 3 + 8  # what the teacher had left, then the student
-    train.train(config, tmp_path / "whole", display=display)  # with the same teacher from the cache
-    assert_same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
-
-
-def test_messages_about_the_fixed_teacher_name_it(make_config, tmp_path, display, stop_after, monkeypatch, home):
-    config = make_config(method="kd")
-    with pytest.raises(train.Interrupted) as stopped:
-        train.train(config, tmp_path / "run", display=stop_after(5))
-    (folder,) = (home / "teachers").iterdir()
-    assert str(stopped.value) == f"in epoch 2, step 1 of the fixed teacher (in {folder})"
-    cls = method_type("none")
-    original = cls.losses
-    monkeypatch.setattr(cls, "losses", lambda self, batch: {"ce": original(self, batch)["ce"] * float("nan")})
-    with pytest.raises(train.Diverged) as diverged:
-        train.train(config, tmp_path / "run", resume=True, display=display)
-    assert f"going on after epoch 1, step 1 of the fixed teacher (in {folder})" in display.notes
-    where = rf"the fixed teacher's loss term `ce` is nan in epoch 2, step 2 \(in {folder}\); the last good .* {folder}/"
-    assert re.match(where, str(diverged.value))
-
-
-def test_teachers_of_other_rows_are_others(make_config, tmp_path, display, home):
-    for name, rows in (("a", "0:100"), ("b", "100:200")):
-        data = {"name": "digits", "train_rows": "0:128", "test_rows": rows}
-        train.train(make_config(method="kd", data=data, epochs=1), tmp_path / name, display=display)
-    assert len(list((home / "teachers").iterdir())) == 2
-
-
 def test_other_images_do_not_go_on(make_config, tmp_path, display, stop_after):
     """The same label and number of images, but others: the mean of the pixels tells them apart."""
     for name, shade in (("light", 200), ("dark", 50)):
@@ -385,54 +364,10 @@ def test_refused_configuration_leaves_the_folder_free(make_config, tmp_path, dis
     train.train(make_config(epochs=1), tmp_path / "run", display=display)
 
 
-def test_fixed_teacher_is_not_trained_for_a_refused_student(make_config, tmp_path, display, home):
-    config = make_config(pkkd={"progressive": False, "taps": ["layer9"]})
-    with pytest.raises(ValueError, match="tap `layer9` is no module"):
-        train.train(config, tmp_path / "run", display=display)
-    assert display.steps == 0
-    assert not (home / "teachers").exists()
-
-
 def test_small_images_are_refused(make_config, tmp_path, display):
     data = {"name": "digits", "image_size": 4}
     with pytest.raises(ValueError, match=r"`student` \(=vgg_small\) does not take images of 4x4 pixels"):
         train.train(make_config(student="vgg_small", data=data), tmp_path / "run", display=display)
-
-
-def test_adder_network_is_no_teacher(make_config, tmp_path, display):
-    train.train(make_config(method="none", epochs=1), tmp_path / "adder", display=display)
-    with pytest.raises(ValueError, match="holds an adder network; a teacher is convolutional"):
-        train.train(make_config(method="kd", teacher_run=tmp_path / "adder"), tmp_path / "run", display=display)
-    with pytest.raises(ValueError, match=r"`teacher` \(=resnet20\): `none` has no teacher"):
-        train.train(make_config(method="none", teacher="resnet20"), tmp_path / "run", display=display)
-
-
-def test_fixed_teacher_is_trained_once_and_reused(make_config, tmp_path, display, home):
-    first = train.train(make_config(method="kd"), tmp_path / "a", display=display)
-    assert any("trained first" in note for note in display.notes)
-    display.notes.clear()
-    second = train.train(make_config(method="kd", kd={"temperature": 2.0}), tmp_path / "b", display=display)
-    assert not any("trained first" in note for note in display.notes)
-    assert first["teacher_final_top1"] == second["teacher_final_top1"]
-    assert len([path for path in (home / "teachers").iterdir() if (path / "summary.json").exists()]) == 1
-    train.train(make_config(method="kd", seed=5), tmp_path / "c", display=display)
-    assert any("trained first" in note for note in display.notes)
-
-
-def test_teacher_from_a_finished_run(make_config, tmp_path, display, home):
-    teacher = train.train(make_config(method="none", layer="conv"), tmp_path / "teacher", display=display)
-    config = make_config(method="pkkd", pkkd={"progressive": False}, teacher_run=tmp_path / "teacher")
-    summary = train.train(config, tmp_path / "student", display=display)
-    assert summary["teacher_final_top1"] == teacher["final_top1"]
-    assert_same(weights(tmp_path / "teacher"), weights(tmp_path / "student", "teacher"))
-    assert not (home / "teachers").exists()
-
-
-def test_teacher_run_that_can_not_serve(make_config, tmp_path, display):
-    with pytest.raises(ValueError, match="holds no finished run"):
-        train.train(make_config(method="kd", teacher_run=tmp_path / "no"), tmp_path / "a", display=display)
-    with pytest.raises(ValueError, match="has no fixed teacher, but one trained beside the student"):
-        train.train(make_config(method="pkkd", teacher_run=tmp_path / "no"), tmp_path / "b", display=display)
 
 
 def test_second_process_is_refused(make_config, tmp_path, display):

@@ -57,3 +57,18 @@ def test_a_teacher_runs_where_it_is_trained_or_read(case):
         assert ("teacher" in trained) == (phase.trains_teacher and method.teacher_need is TeacherNeed.PROGRESSIVE)
         seen.append(runs)
     assert seen == expected
+
+
+def test_a_group_of_the_method_has_its_own_share_of_the_rate():
+    config = config_type()(lr=0.5, momentum=0, weight_decay=0)
+    net = Net("student", models.create("resnet8", "conv", in_channels=3), config)
+    slow, plain = torch.nn.Parameter(torch.tensor(1.0)), torch.nn.Parameter(torch.tensor(1.0))
+    net.optimise([{"params": [slow], "lr_scale": 0.01}, {"params": [plain]}])
+    weight = net.network.get_parameter("conv1.weight")
+    before = weight.detach().clone()
+    for parameter in (slow, plain, weight):
+        parameter.grad = torch.ones_like(parameter)
+    net.update(0.25)
+    assert slow.item() == pytest.approx(1 - 0.5 * 0.25 * 0.01, rel=1e-6)
+    assert plain.item() == pytest.approx(1 - 0.5 * 0.25, rel=1e-6)
+    assert torch.allclose(weight, before - 0.5 * 0.25, atol=1e-6)

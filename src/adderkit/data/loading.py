@@ -130,7 +130,9 @@ def load(config: DataConfig, device: torch.device | str = "cpu") -> ImageData:
     height, width = first[:2]
     padding = (min(height, width) + 4) // 8 if config.crop_padding is None else config.crop_padding
     if padding > max(height, width):
-        raise ValueError(f"`crop_padding` (={padding}) must be at most {max(height, width)}, the side of the images")
+        raise ValueError(
+            f"`data.crop_padding` (={padding}) must be at most {max(height, width)}, the side of the images"
+        )
     flip = raw.flip if config.flip is None else config.flip
     resizes = config.augmentation == "resized_crop"
     limit = config.memory_limit_mb * 2**20
@@ -203,7 +205,7 @@ def _select(split: RawSplit, rows: str | None, option: str) -> RawSplit:
         start, stop = int(first or 0), int(last or len(split))
     if not 0 <= start < stop <= len(split):
         raise ValueError(
-            f"`{option}` (={rows}) must be START:STOP with 0 <= START < STOP <= {len(split)}, the number of images"
+            f"`data.{option}` (={rows}) must be START:STOP with 0 <= START < STOP <= {len(split)}, the number of images"
         )
     return split if rows is None else split.take(np.arange(start, stop))
 
@@ -226,7 +228,7 @@ def _given_statistics(config: DataConfig, raw: RawData, channels: int) -> _Stati
     """Mean and standard deviation per channel, where they are known without looking."""
     if config.normalisation == "imagenet":
         if channels != 3:
-            raise ValueError("`normalisation` (=imagenet) is of colour images, but these are grey: set it to own")
+            raise ValueError("`data.normalisation` (=imagenet) is of colour images, but these are grey: set it to own")
         return _IMAGENET
     if raw.mean is not None and raw.std is not None and len(raw.mean) == channels:
         return raw.mean, raw.std

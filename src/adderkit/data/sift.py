@@ -71,8 +71,8 @@ def sift(
     if not len(rows) or len(lost):
         what = f"the class {classes[lost[0]]!r} has" if len(rows) else "there are"
         raise ValueError(
-            f"`on_bad_image` (=skip): {what} no {part} images left: {len(bad)} of {len(raw)} can't be used, the first"
-            f" is {bad[0].image}: {bad[0].reason}"
+            f"`data.on_bad_image` (=skip): {what} no {part} images left: {len(bad)} of {len(raw)} can't be used, the"
+            f" first is {bad[0].image}: {bad[0].reason}"
         )
     return raw.take(rows), bad
 

@@ -3,6 +3,8 @@
 A 3x3 adder output is about -138, -277, -556 for 16, 32, 64 input channels at the start, so `exp(y)` underflows. Its
 scale must come from the data; and since `exp(y / s) = exp(-m / s) exp((y + m) / s)`, subtracting the mean first only
 changes a constant factor, which the linear map or the unit variance behind the kernel absorbs.
+
+Theorem 1, which says what the convolution's kernel is, as code: `theorem1`, whose functions are here too.
 """
 
 from __future__ import annotations
@@ -14,6 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from adderkit import collectives
+from adderkit.distill.theorem1 import coefficient, exact, features, monomials, polynomial_kernel, truncated
+
+__all__ = [
+    "LIMIT",
+    "RunningScale",
+    "adder_kernel",
+    "coefficient",
+    "convolution_kernel",
+    "exact",
+    "features",
+    "monomials",
+    "polynomial_kernel",
+    "truncated",
+]
 
 # exp(10) = 22,026 is already far outside what a linear map can use; beyond it one outlier would own the whole loss.
 LIMIT = 10.0

@@ -10,7 +10,7 @@ from adderkit.tables.definition import Row
 from adderkit.train import BaseConfig
 from adderkit.train.folder import differences
 from adderkit.train.record import read_summary
-from adderkit.train.teacher import identity, trained_first
+from adderkit.train.teacher import identity, is_teacher, teacher_config, trained_first
 
 
 class Cell(NamedTuple):
@@ -58,8 +58,8 @@ class Cell(NamedTuple):
 def cells(configs: Sequence[tuple[Row, BaseConfig]], seeds: Iterable[int], out: Path) -> list[Cell]:
     """The trainings of a table, all rows of the first seed first: the table is whole early and then gains seeds.
 
-    Of each seed, the first row with a fixed teacher trains it; the others with the same one come last: they would wait
-    for it, and hold up what could be trained meanwhile.
+    Of each seed, the first row with a fixed teacher, or that is this CNN, trains it; the others with the same one come
+    last: they would wait for it, and hold up what could be trained meanwhile.
 
     Args:
         configs: the rows, each with what it trains; the seed is set here.
@@ -78,7 +78,7 @@ def _ordered(configs: Sequence[tuple[Row, BaseConfig]]) -> list[tuple[Row, BaseC
     last: list[tuple[Row, BaseConfig]] = []
     met: list[dict[str, Any]] = []
     for row, config in configs:
-        teacher = trained_first(config)
+        teacher = teacher_config(config) if is_teacher(config) else trained_first(config)
         if teacher is None:
             between.append((row, config))
         elif identity(teacher) in met:

@@ -18,6 +18,7 @@ from adderkit.train.config import to_yaml
 from adderkit.train.files import write_text
 from adderkit.train.folder import in_use
 from adderkit.train.interrupt import PARENT
+from adderkit.train.teacher import SHARED
 
 _LINES = 5  # of a failed run's log that are quoted
 # Exit codes of a training that a signal stopped: 75 and 130 once it runs, the signal's own before and after that.
@@ -73,7 +74,10 @@ def run_cells(
             cell, (code, reason) = futures[future], future.result()
             if code == 0:
                 note(f"{cell}: finished")
-                done(failed)
+                try:
+                    done(failed)
+                except OSError as error:  # a full disk, say: by the next end there may be room
+                    note(f"the table is not brought up to date: {error}")
             elif code is not None and not (pool.number and code in _STOPPED):
                 failed.append(Failed(cell, code, reason))
                 note(f"{cell}: failed with exit code {code}, see {cell.log}")
@@ -131,7 +135,7 @@ class _Pool:
         recipe = cell.folder.with_suffix(".yaml")
         write_text(recipe, to_yaml(cell.config))
         command = [sys.executable, "-m", "adderkit", "train", str(recipe), "--out", str(cell.folder), "--resume"]
-        environment = os.environ | {"OMP_NUM_THREADS": str(self._threads), PARENT: str(os.getpid())}
+        environment = os.environ | {"OMP_NUM_THREADS": str(self._threads), PARENT: str(os.getpid()), SHARED: "1"}
         self._note(f"{cell}: training")
         with open(cell.log, "ab") as log:
             # A session of its own: Ctrl-C reaches the table alone, which tells the trainings once.

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from adderkit.train.config import BaseConfig, load_recipe, to_values, to_yaml
 from adderkit.train.files import WriteError, make_folder, write_text
+from adderkit.train.weights import same_network
 
 CONFIG_FILE = "config.yaml"
 IMPORT_FILE = "imported.json"  # in a folder of imported weights
@@ -126,15 +127,22 @@ def check_same_run(folder: Path, config: BaseConfig) -> None:
 def differences(folder: Path, config: BaseConfig) -> str:
     """What decides a run's weights otherwise in its folder than in a configuration; empty: nothing does.
 
+    A `teacher_run` may lie elsewhere by now, as long as it holds the weights that the run's own copy has.
+
     Raises:
         ValueError: the folder's configuration can't be read.
     """
     stored, given = decisive(load_recipe(folder / CONFIG_FILE)), decisive(config)
-    return "; ".join(
-        f"`{key}` is {stored.get(key)!r} there and {given.get(key)!r} here"
-        for key in dict.fromkeys([*stored, *given])
-        if stored.get(key) != given.get(key)
-    )
+    differing = [key for key in dict.fromkeys([*stored, *given]) if stored.get(key) != given.get(key)]
+    if "teacher_run" in differing and _holds_teacher(config.teacher_run, folder):
+        differing.remove("teacher_run")
+    return "; ".join(f"`{key}` is {stored.get(key)!r} there and {given.get(key)!r} here" for key in differing)
+
+
+def _holds_teacher(teacher_run: Path | None, folder: Path) -> bool:
+    """Whether a `teacher_run` has the weights of the copy that a run's folder holds of its teacher."""
+    copy = folder / "teacher.safetensors"
+    return teacher_run is not None and same_network(copy, teacher_run / "last.safetensors")
 
 
 def decisive(config: BaseConfig) -> dict[str, Any]:

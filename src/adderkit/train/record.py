@@ -191,6 +191,10 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     for key in ("epochs", "best_epoch", "seconds", *_OF_STUDENT, *_OF_TEACHER):
         is_optional = key in _OF_TEACHER
         value = summary.get(key)
-        if not (is_optional and value is None) and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise ValueError(f"`{path}` is no summary of a run: its {key} is {value!r:.100}, no number")
+        if not (is_optional and value is None) and not _is_finite_number(value):
+            raise ValueError(f"`{path}` is no summary of a run: its {key} is {value!r:.100}, no finite number")
     return summary
+
+
+def _is_finite_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

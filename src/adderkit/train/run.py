@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -27,7 +28,17 @@ from adderkit.train.interrupt import Interrupted, Stop
 from adderkit.train.loop import Trainer
 from adderkit.train.randomness import random_state, seed_all, set_random_state
 from adderkit.train.record import SKIPPED_FILE, read_summary, write_skipped, write_summary
-from adderkit.train.teacher import cached_folder, cached_teacher, new_teacher, trained_first
+from adderkit.train.teacher import (
+    SHARED,
+    cached_folder,
+    cached_teacher,
+    is_teacher,
+    is_tested_alike,
+    new_teacher,
+    take_over,
+    teacher_config,
+    trained_first,
+)
 
 
 def train(config: BaseConfig, out: Path, resume: bool = False, display: Display | None = None) -> dict[str, Any]:
@@ -107,16 +118,26 @@ def _train_in(
         _open(out, config, data, trainer, processes)
         if data.skipped:
             display.note(describe(data.skipped) + f"; all are in {out / SKIPPED_FILE}")
-        if trainer.teacher is not None and (alone := trained_first(config)) is not None:
+        alone = teacher_config(config) if _is_shared(config, wait) else trained_first(config)
+        if trainer.load():  # with the teacher that the checkpoint holds, wherever it came from
+            display.note(f"going on after epoch {trainer.epoch}, step {trainer.step}{trainer.whose}")
+        elif alone is not None and trainer.teacher is not None:
             before = random_state(device)
             weights = _trained_teacher(alone, config, data, display, stop, processes)
             trainer.teacher.network.load_state_dict(weights)
             set_random_state(before, device)  # trained now or found in the cache: the student sees the same numbers
-        if trainer.load():
-            display.note(f"going on after epoch {trainer.epoch}, step {trainer.step}{trainer.whose}")
+        elif alone is not None and is_tested_alike(shared := cached_folder(alone, data), config):
+            _trained_teacher(alone, config, data, display, stop, processes)
+            display.note(f"taken from the fixed teacher that is trained in {shared}")
+            return processes.from_first(lambda: take_over(shared, out))
         stop.check()
         trainer.fit(stop)
         return processes.from_first(lambda: _finish(out, _summary(config, data, trainer, device)))
+
+
+def _is_shared(config: BaseConfig, wait: Callable[[], None] | None) -> bool:
+    """Whether a run of a table is to be the training of a fixed teacher, rather than the same once more."""
+    return wait is None and bool(os.environ.get(SHARED)) and is_teacher(config)
 
 
 def _finish(out: Path, summary: dict[str, Any]) -> dict[str, Any]:

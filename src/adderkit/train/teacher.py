@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from adderkit import models, paths
 from adderkit.data import ImageData
 from adderkit.distill import TeacherNeed, method_type
 from adderkit.models import Network
-from adderkit.train.config import BaseConfig
-from adderkit.train.folder import IMPORT_FILE, decisive
-from adderkit.train.record import read_summary
+from adderkit.train.config import BaseConfig, load_recipe
+from adderkit.train.files import make_folder, write_atomically
+from adderkit.train.folder import CONFIG_FILE, IMPORT_FILE, decisive
+from adderkit.train.record import read_summary, write_summary
 from adderkit.train.weights import NetworkInfo, check_fits, load_network
+
+SHARED = "ADDERKIT_SHARED"  # variable: a run that a fixed teacher's training would equal is that one; set by a table
 
 
 def new_teacher(need: TeacherNeed, config: BaseConfig, data: ImageData) -> Network | None:
@@ -57,6 +61,34 @@ def trained_first(config: BaseConfig) -> BaseConfig | None:
 def identity(config: BaseConfig) -> dict[str, Any]:
     """All of a teacher's configuration that its weights depend on, but for the images: runs of one share a teacher."""
     return {key: value for key, value in decisive(config).items() if key not in ("teacher_autocast", "start")}
+
+
+def is_teacher(config: BaseConfig) -> bool:
+    """Whether a run is, bit for bit, the training of a fixed teacher (`teacher_config`): a CNN alone."""
+    return (config.method, config.layer) == ("none", "conv")
+
+
+def is_tested_alike(folder: Path, config: BaseConfig) -> bool:
+    """Whether a teacher in a folder of the cache, if there is one, has the metrics that a run would have."""
+    path = folder / CONFIG_FILE
+    return not path.exists() or load_recipe(path).test_every == config.test_every
+
+
+def take_over(folder: Path, out: Path) -> dict[str, Any]:
+    """Makes the finished training of a folder that of another one, which has its configuration already.
+
+    Returns:
+        The summary, which comes last: until it is there, the other training is not finished.
+    """
+    summary = read_summary(folder)
+    assert summary is not None
+    for source in sorted(path for path in folder.rglob("*") if path.is_file()):
+        inside = source.relative_to(folder)
+        if inside.parts[0] not in ("checkpoints", "summary.json", CONFIG_FILE) and not inside.name.startswith("."):
+            make_folder((out / inside).parent)
+            write_atomically(out / inside, lambda temporary, source=source: shutil.copyfile(source, temporary))
+    write_summary(out, summary)
+    return summary
 
 
 def cached_folder(config: BaseConfig, data: ImageData) -> Path:

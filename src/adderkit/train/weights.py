@@ -137,6 +137,17 @@ def load_network(path: Path) -> tuple[Network, NetworkInfo]:
     return network.eval(), info
 
 
+def same_network(one: Path, other: Path) -> bool:
+    """Whether two files hold the same network with the same weights; what can't be read is not the same."""
+    try:
+        (network, _), (twin, _) = load_network(one), load_network(other)
+    except ValueError:
+        return False
+    weights, others = network.state_dict(), twin.state_dict()
+    is_same_kind = (network.name, network.layer, weights.keys()) == (twin.name, twin.layer, others.keys())
+    return is_same_kind and all(torch.equal(weights[name], others[name]) for name in weights)
+
+
 def check_fits(what: str, info: NetworkInfo, expected: NetworkInfo) -> None:
     """Refuses a network of other classes or images than the data set at hand.
 

@@ -29,13 +29,13 @@ def imagefolder(config: DataConfig) -> RawData:
     """
     root = config.root
     if root is None:
-        raise ValueError("`name` (=imagefolder) needs `root`, the folder that holds train and test")
+        raise ValueError("`data.name` (=imagefolder) needs `data.root`, the folder that holds train and test")
     train = root / "train"
     test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     if not train.is_dir() or test is None:
         missing = "train" if not train.is_dir() else "test or val"
         expected = f"{shown(root)}/{missing.split()[0]}/CLASS/IMAGE"
-        raise ValueError(f"`root` (={shown(root)}) has no folder {missing}; expected {expected}")
+        raise ValueError(f"`data.root` (={shown(root)}) has no folder {missing}; expected {expected}")
     classes = _class_folders(train)
     unknown = sorted(set(_class_folders(test)) - set(classes))
     if unknown:

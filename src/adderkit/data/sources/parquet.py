@@ -31,14 +31,17 @@ def parquet(config: DataConfig) -> RawData:
     """
     if config.train is not None and config.test is not None:
         if config.root is not None:
-            raise ValueError(f"`root` (={shown(config.root)}) cannot go with `train` and `test`: give one or the other")
+            raise ValueError(
+                f"`data.root` (={shown(config.root)}) cannot go with `data.train` and `data.test`: give one or the"
+                " other"
+            )
         train, test = _shards(config.train, "train"), _shards(config.test, "test")
         name = _set_name(config.train)
     elif config.root is not None:
         train, test = _find(config.root, _TRAIN_NAMES), _find(config.root, _TEST_NAMES)
         name = config.root.resolve().name
     else:
-        raise ValueError("`name` (=parquet) needs `train` and `test`, or `root`")
+        raise ValueError("`data.name` (=parquet) needs `data.train` and `data.test`, or `data.root`")
     from adderkit.data import shards  # pyarrow takes 0.1 s to import
 
     train_split, train_classes = shards.read(train)
@@ -87,7 +90,7 @@ def _shards(path: Path, option: str) -> list[Path]:
     if not files:
         problem = "is no regular file" if path.exists() else "does not exist"
         problem = "holds no *.parquet file" if path.is_dir() else problem
-        raise ValueError(f"`{option}` (={shown(path)}) {problem}; it must be a parquet file or a folder of them")
+        raise ValueError(f"`data.{option}` (={shown(path)}) {problem}; it must be a parquet file or a folder of them")
     return files
 
 
@@ -100,13 +103,14 @@ def _find(root: Path, words: tuple[str, ...]) -> list[Path]:
         prefixes = {file: _prefix(file, (word,)) for file in candidates}
         files = [file for file in candidates if prefixes[file] is not None]
         if len({prefixes[file] for file in files}) > 1:
+            names = shown(", ".join(file.name for file in files[:4]))
             raise ValueError(
-                f"`root` (={shown(root)}) holds several sets ({shown(', '.join(file.name for file in files[:4]))}); "
-                "choose one with `train` and `test`"
+                f"`data.root` (={shown(root)}) holds several sets ({names}); choose one with `data.train` and"
+                " `data.test`"
             )
         if files:
             return files
     raise ValueError(
-        f"`root` (={shown(root)}) holds no parquet file named {' or '.join(words)}, as {words[0]}-00000.parquet; "
-        "give `train` and `test` instead"
+        f"`data.root` (={shown(root)}) holds no parquet file named {' or '.join(words)}, as {words[0]}-00000.parquet; "
+        "give `data.train` and `data.test` instead"
     )

@@ -74,7 +74,9 @@ def _torchvision_datasets(name: str) -> ModuleType:
     try:
         import torchvision.datasets  # pyright: ignore[reportMissingImports]
     except (ImportError, RuntimeError) as error:  # RuntimeError: built for another torch
-        raise ImportError(f'`name` (={name}) needs torchvision: pip install "adderkit[vision]" ({error})') from error
+        raise ImportError(
+            f'`data.name` (={name}) needs torchvision: pip install "adderkit[vision]" ({error})'
+        ) from error
     return torchvision.datasets
 
 
@@ -84,7 +86,7 @@ def _both(dataset: Any, root: Path, *, download: bool) -> tuple[Any, Any]:
 
 def _help(name: str, dataset: Any, root: Path, error: Exception) -> str:
     """What was looked for, what is wrong with it, and how to place it by hand."""
-    lines = [f"`root` (={root}): {name} is not there and cannot be downloaded ({_first_line(error)})."]
+    lines = [f"`data.root` (={root}): {name} is not there and cannot be downloaded ({_first_line(error)})."]
     wanted = _wanted(dataset, root)
     for path, md5, url in wanted:
         if not path.is_file():

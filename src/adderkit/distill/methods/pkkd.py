@@ -165,7 +165,7 @@ class PKKD(Method):
 
     def phases(self, epochs: int) -> tuple[Phase, ...]:
         """Both nets are trained for `epochs`; a progressive teacher is ahead; L_mid ends after `mid_share`."""
-        ahead = round(self.options.head_start * epochs) if self.options.progressive else 0
+        ahead = first_epochs(self.options.head_start, epochs) if self.options.progressive else 0
         matched = ahead + first_epochs(self.options.mid_share, epochs)
         if matched < ahead + epochs and self.options.label_weight == self.options.alpha == 0:
             raise ValueError(
