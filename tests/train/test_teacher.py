@@ -8,8 +8,7 @@ import shutil
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
+from test_run import assert_same, weights
 
 from adderkit import train
 from adderkit.distill import method_type
@@ -21,16 +20,6 @@ def make_config(**values: Any) -> BaseConfig:
     data = {"name": "digits", "train_rows": "0:128", "test_rows": "0:100"}
     fixed = {"student": "resnet8", "epochs": 2, "batch_size": 32, "device": "cpu", "data": data}
     return config_type()(**fixed | values)
-
-
-def weights(folder, name="last"):
-    return load_file(folder / f"{name}.safetensors")
-
-
-def assert_same(first, second):
-    assert first.keys() == second.keys()
-    for key in first:
-        assert torch.equal(first[key], second[key]), key
 
 
 def test_ctrl_c_while_the_teacher_trains_goes_on(tmp_path, display, stop_after):
