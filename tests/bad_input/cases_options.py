@@ -148,8 +148,8 @@ CASES = [
     Case(
         "teacher for a method without", given("--teacher", "resnet8"), ["`teacher` (=resnet8)", "`none` has no teacher"]
     ),
-    Case("rows beyond the set", given("--data.test_rows", "0:1000"), ["`test_rows` (=0:1000)", "<= 359"]),
-    Case("rows that are none", given("--data.test_rows", "9:9"), ["`test_rows` (=9:9)", "START < STOP"]),
+    Case("rows beyond the set", given("--data.test_rows", "0:1000"), ["`data.test_rows` (=0:1000)", "<= 359"]),
+    Case("rows that are none", given("--data.test_rows", "9:9"), ["`data.test_rows` (=9:9)", "START < STOP"]),
     Case("rows that are words", given("--data.test_rows", "all"), ["`data.test_rows` (='all')", "START:STOP"]),
     Case(
         "padding wider than the images",
