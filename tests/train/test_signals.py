@@ -239,6 +239,8 @@ def test_signal_to_all_processes_leaves_the_workers_at_work(number, pictures, tm
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
 
 
+# torch tells of a death by raising from a handler of signals: within a finaliser, Python prints that and goes on.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_killed_worker_has_its_message_and_the_run_goes_on(pictures, tmp_path, signalling, monkeypatch, capsys):
     """As the system does where memory runs out."""
     options = ["--data.name", "imagefolder", "--data.root", str(pictures), "--data.memory_limit_mb", "0"]
@@ -253,7 +255,6 @@ def test_killed_worker_has_its_message_and_the_run_goes_on(pictures, tmp_path, s
     assert cli.main(errors.split("To go on: adderkit ")[1].split()) == 0
 
 
-# torch tells of a death by raising from a handler of signals: within a finaliser, Python prints that and goes on.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_worker_that_torch_leaves_behind_holds_nothing_up(pictures, tmp_path, signalling, monkeypatch):
     """Beside a killed one: it would hold the folder's lock, and the process would wait for it at its end."""
