@@ -102,6 +102,11 @@ def _mean_square(difference: Tensor) -> Tensor:
     return difference.square().sum((2, 3)).mean() / difference[0, 0].numel()
 
 
+def _map(channels: int, target: int, device: torch.device) -> nn.Conv2d:
+    """rho. Its first values come from the host's generator, so that a seed gives the same ones on any device."""
+    return nn.Conv2d(channels, target, 1).to(device)
+
+
 class _Branch(nn.Module):
     """What one net's tap goes through: scale, kernel, 1x1 map. Dropped after training."""
 
@@ -210,11 +215,11 @@ class PKKD(Method):
             width = self.options.sigma_a if is_adder else self.options.sigma_c
             branch = _Branch(self.options, width, is_adder, output.shape[1], device)
             if self.options.rho != "widths" or output.shape[1] != target.shape[1]:
-                branch.rho = nn.Conv2d(output.shape[1], target.shape[1], 1, device=device)
+                branch.rho = _map(output.shape[1], target.shape[1], device)
             self.student_branches.append(branch)
             branch = _Branch(self.options, self.options.sigma_c, False, target.shape[1], device)
             if self.options.rho == "both":
-                branch.rho = nn.Conv2d(target.shape[1], target.shape[1], 1, device=device)
+                branch.rho = _map(target.shape[1], target.shape[1], device)
             self.teacher_branches.append(branch)
         return []
 
