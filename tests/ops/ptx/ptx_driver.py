@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import subprocess
+import tempfile
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -115,6 +116,8 @@ class Program:
 
     def __init__(self, ptx: str, folder: Path, compiler: str) -> None:
         self.kernel: Kernel = parse(ptx)
+        # One path to a library is one library to the loader.
+        folder = Path(tempfile.mkdtemp(dir=folder))
         source, library = folder / "kernel.c", folder / "kernel.so"
         source.write_text(translate(self.kernel), encoding="utf-8")
         # Sums and products stay apart where PTX has them apart; registers wrap. Optimising takes longer than it saves.
@@ -161,7 +164,6 @@ class Driver:
 
     def __init__(self, folder: Path, compiler: str) -> None:
         self.launches: list[str] = []  # names of kernels
-        self.programs = 0  # compiled
         self.launcher_cls = self._launcher
         self.utils = SimpleNamespace(
             load_binary=lambda *_: (None, None, 0, 0, 1024),
@@ -182,10 +184,7 @@ class Driver:
     def _translated(self, hash: str, name: str) -> Program:
         path = get_cache_manager(hash).get_file(f"{name}.ptx")
         assert path is not None
-        self.programs += 1
-        folder = self._folder / f"{name}-{self.programs}"
-        folder.mkdir()
-        return Program(Path(path).read_text(encoding="utf-8"), folder, self._compiler)
+        return Program(Path(path).read_text(encoding="utf-8"), self._folder, self._compiler)
 
     def _launcher(self, source: Any, metadata: Any) -> Any:
         program = self._program(metadata.hash, metadata.name)

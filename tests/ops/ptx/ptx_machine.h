@@ -70,7 +70,8 @@ static char *global(uint64_t address, uint32_t bytes, bool is_store, uint32_t at
         for (uint64_t element = first; element <= last; element++) is_inside &= region->inside[element];
         if (!is_inside) continue;
         if (is_store)
-            for (uint64_t element = first; element <= last; element++) region->written[element]++;
+            for (uint64_t element = first; element <= last; element++)
+                region->written[element] += region->written[element] < 255;
         return (char *)(uintptr_t)address;
     }
     fail(is_store ? STORE : LOAD, at, address, bytes);
