@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from test_run import assert_same, metrics, weights
 
-from adderkit import data, models, train
+from adderkit import train
 from adderkit.data.tensors import TensorSplit
 from adderkit.distill import Batch, method_type
 from adderkit.train import graph, loop
@@ -27,13 +27,10 @@ from adderkit.train.ahead import BEHIND, is_ahead, recorder_for
 from adderkit.train.checkpoint import load_state
 from adderkit.train.config import BaseConfig, config_type
 from adderkit.train.distributed import ALONE, Processes
-from adderkit.train.evaluate import evaluate
 from adderkit.train.graph import PLAIN_STEPS, CudaRecorder
-from adderkit.train.graph_evaluation import PLAIN_BATCHES, ReplayedTally
-from adderkit.train.interrupt import Stop
+from adderkit.train.graph_evaluation import PLAIN_BATCHES
 
 STEPS = 4  # in an epoch
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 class StandIn:
@@ -478,73 +475,3 @@ def test_who_runs_ahead():
     assert not is_ahead(torch.device("cuda", 1), Processes(0, 2))
     assert not is_ahead(torch.device("cpu"), ALONE)
     assert recorder_for(torch.device("cpu")) is None
-
-
-@needs_gpu
-@pytest.mark.parametrize("case", ["none", "pkkd", "parts", "kd"])
-def test_graph_equals_plain_steps_on_a_gpu(tmp_path, display, monkeypatch, case):
-    """The same kernels in the same order; some of torch's own may add atomically, so no equal bits are asked for."""
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    for name, has_graph in (("plain", False), ("ahead", True)):
-        config = make_config(**CASES[case], device="cuda", lr=0.01, cuda_graph=has_graph)
-        train.train(config, tmp_path / name, display=display)
-    assert not [note for note in display.notes if "CUDA graph" in note]
-    ours, theirs = weights(tmp_path / "ahead"), weights(tmp_path / "plain")
-    for name, tensor in ours.items():
-        torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-3, msg=name)
-
-
-@needs_gpu
-@pytest.mark.parametrize("method", ["pkkd", "dropout", "snapshot", "sp", "fsp", "at"])
-def test_every_method_is_captured_on_a_gpu(tmp_path, display, method):
-    config = make_config(method=method, device="cuda", epochs=4)
-    train.train(config, tmp_path / "run", display=display)
-    assert not [note for note in display.notes if "CUDA graph" in note]
-
-
-@needs_gpu
-def test_replayed_test_batches_on_a_gpu():
-    """A graph of test batches follows the weights and statistics as they change in place."""
-    device, notes = torch.device("cuda", torch.cuda.current_device()), []
-    digits = data.load(make_config(data=TESTS).data, device)
-    net = models.create("resnet8", num_classes=10, in_channels=1).to(device)
-    recorder = CudaRecorder(device)
-    replayed = ReplayedTally(recorder, lambda: None, lambda: None, Stop(), notes.append)
-    with recorder.running():
-        for _ in range(PLAIN_BATCHES + 3):
-            with torch.no_grad():
-                for tensor in (*net.parameters(), *net.buffers()):
-                    if tensor.is_floating_point():
-                        tensor.mul_(1.1)
-            assert evaluate(net, digits.test, of_batch=replayed) == evaluate(net, digits.test)
-    assert notes == []
-
-
-@needs_gpu
-def test_resume_on_a_gpu(tmp_path, display, stop_after, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    config = make_config(device="cuda", epochs=4, lr=0.01)
-    train.train(config, tmp_path / "plain", display=display)
-    with pytest.raises(train.Interrupted):
-        train.train(config, tmp_path / "ahead", display=stop_after(6))
-    train.train(config, tmp_path / "ahead", resume=True, display=display)
-    for name, tensor in weights(tmp_path / "ahead").items():
-        torch.testing.assert_close(tensor, weights(tmp_path / "plain")[name], rtol=1e-3, atol=1e-3, msg=name)
-    assert len(metrics(tmp_path / "ahead")) == 2 * 4
-
-
-@needs_gpu
-def test_a_capture_that_fails_on_a_gpu(tmp_path, display, monkeypatch):
-    """Reads a value on the host under capture only, which no watched step could show; random numbers go on."""
-    cls = method_type("dropout")
-    original = cls.losses
-
-    def losses(self, batch):
-        terms = original(self, batch)
-        if torch.cuda.is_current_stream_capturing():
-            terms["ce"].item()
-        return terms
-
-    monkeypatch.setattr(cls, "losses", losses)
-    train.train(make_config(method="dropout", device="cuda"), tmp_path / "run", display=display)
-    assert len([note for note in display.notes if "CUDA graph" in note]) == 1
