@@ -36,7 +36,7 @@ def far(tensor: Tensor, axis: int, step: int) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_tensors_that_start_anywhere(driver, dtype):
     """Nothing is read or written in larger pieces than its alignment allows, which would be a fault."""
-    x, f, g = (draw(i, *shape).to(dtype) for i, shape in enumerate([(2, 8, 5, 6), (9, 8, 3, 3), (2, 9, 5, 6)]))
+    x, f, g = (draw(i, *shape).to(dtype) for i, shape in enumerate([(2, 8, 6, 6), (4, 8, 3, 3), (2, 4, 6, 6)]))
     expected = run(x, f, g, PADDED, torch.device("cpu"))
     output, grad = (at_odd_elements(torch.full_like(t, torch.nan)) for t in (g, x))
     x, f, g = map(at_odd_elements, (x, f, g))
@@ -48,15 +48,25 @@ def test_tensors_that_start_anywhere(driver, dtype):
 
 
 @pytest.mark.parametrize(
-    ("axis", "step"), [(0, 2**31 + 64), (1, 2**27), (1, gpu._LARGEST_CONSTANT), (2, 2**29), (3, 2**28)]
+    ("axis", "step", "groups"),
+    [
+        (0, 2**30, 1),
+        (0, 2**31 + 64, 1),
+        (1, 2**27, 1),
+        (1, 2**28, 2),
+        (1, gpu._LARGEST_CONSTANT, 1),
+        (2, 2**30, 1),
+        (3, 2**30, 1),
+    ],
 )
-def test_addresses_beyond_32_bits(driver, monkeypatch, axis, step):
+def test_addresses_beyond_32_bits(driver, monkeypatch, axis, step, groups):
     """Also of the lanes: their step, where it is compiled in, is multiplied in 32 bits."""
+    geometry = Geometry((1, 2), (1, 1), groups=groups)
+    x, g = draw(0, 3, 24, 5, 6).half(), draw(1, 3, 24, 5, 3).half()
+    f = draw(2, 24, 24 // groups, 3, 3).half()
+    expected = run(x, f, g, geometry, torch.device("cpu"))
     monkeypatch.setattr(gpu, "_LARGE", 0)
     monkeypatch.setattr(gpu, "_constants", set())
-    geometry = Geometry((1, 2), (1, 1))
-    x, f, g = (draw(i, *shape).half() for i, shape in enumerate([(2, 16, 5, 6), (16, 16, 3, 3), (2, 16, 5, 3)]))
-    expected = run(x, f, g, geometry, torch.device("cpu"))
     output, grad = (far(torch.full_like(t, torch.nan), axis, step) for t in (g, x))
     x, g = far(x, axis, step), far(g, axis, step)
     gpu.forward(x, f, output, *geometry)
