@@ -25,6 +25,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+# Of the trainings that tests make on a GPU, a minute's worth.
+_TRAININGS = [
+    f"tests/train/test_on_a_gpu.py::{name}"
+    for name in (
+        "test_every_method_is_replayed_as_it_is_computed",
+        "test_replayed_test_batches_follow_the_weights",
+        "test_a_capture_that_fails",
+    )
+]
 _GRACE = 60.0  # seconds from SIGTERM to SIGKILL: a training saves within a step
 
 
@@ -32,7 +41,7 @@ def steps(out: Path, options: list[str]) -> Iterator[tuple[str, list[str]]]:
     """Names and arguments of Python, the most wanted first."""
     table = ["-m", "adderkit", "table"]
     often = ["--save_every", "10", *options]
-    yield "tests", ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ops/gpu", "tests/train/test_graph.py"]
+    yield "tests", ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ops/gpu", *_TRAININGS]
     yield "check", ["benchmarks/gpu_check.py", "--cases", "60", "--json", str(out / "gpu_check.json")]
     yield "first", [*table, "table1", "--out", str(out / "table1"), "--rows", "CNN", "ANN", "PKKD", *often]
     yield "table1", [*table, "table1", "--out", str(out / "table1"), *often]

@@ -112,7 +112,9 @@ def test_the_commands_are_ones_that_are_understood(script, tmp_path, monkeypatch
     for name, arguments in script.steps(tmp_path, ["--seeds", "0", "1", "--data.name", "cifar10"]):
         for word in arguments:
             if word.startswith(("tests/", "benchmarks/")):
-                assert (script.ROOT / word).exists(), name
+                path, _, test = word.partition("::")
+                assert (script.ROOT / path).exists(), name
+                assert not test or f"\ndef {test}(" in (script.ROOT / path).read_text(), test
         if "table" in arguments:
             assert cli.main(arguments[2:]) == 0, name
     assert {cell.seed for cell in trained} == {0, 1} and len(trained) > 10

@@ -33,6 +33,7 @@ def test_tensors_move_there_and_back(place):
     assert there.to(place) is there and there.to(place, torch.float64).dtype == torch.float64
     assert type(there.cpu()) is Tensor and torch.equal(there.cpu(), host) and there.tolist() == host.tolist()
     assert torch.zeros(2, device=place).is_cuda and torch.tensor([1.0], device=place).is_cuda
+    assert torch.equal(there[[2, 0]].cpu(), host[[2, 0]]) and torch.equal(there[:, [1]].cpu(), host[:, [1]])
     with pytest.raises((TypeError, RuntimeError)):
         there.numpy()
 
@@ -71,6 +72,8 @@ WAITS = {
     "from the host": lambda x: torch.ones(3).to(CUDA),
     "a constant": lambda x: torch.tensor(1.0, device=CUDA),
     "a constant like a tensor": lambda x: x.new_tensor(1.0),
+    "indices of the host": lambda x: x[torch.tensor([0, 2])],
+    "a list of indices": lambda x: x[[0, 2]],
     "a mask": lambda x: x[x > 0],
     "nonzero": lambda x: x.nonzero(),
 }

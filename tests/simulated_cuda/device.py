@@ -86,6 +86,12 @@ class DeviceTensor(Tensor):
                 return self
         return super().to(*args, **kwargs)
 
+    def __getitem__(self, index: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().__getitem__(_indices(index))
+
+    def __setitem__(self, index: Any, value: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        super().__setitem__(_indices(index), value)
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self.host.detach().__reduce_ex__(protocol)  # as it comes back where files are read to the host
 
@@ -255,6 +261,10 @@ class Gpu:
     def _same_device(self, name: str, args: Any, kwargs: Any) -> None:
         found = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         strangers = [tensor for tensor in found if not isinstance(tensor, DeviceTensor) and tensor.dim() > 0]
+        if name.startswith("index") and isinstance(args[0], DeviceTensor) and strangers:
+            inside = [tensor for tensor in tree_leaves(args[1]) if isinstance(tensor, Tensor)]
+            if all(any(tensor is index for index in inside) for tensor in strangers):
+                return self.wait(name)  # CUDA copies indices of the host
         if strangers and len(strangers) < len(found):
             raise RuntimeError(f"Expected all tensors to be on the same device: {name} has some on cuda:0, some on cpu")
 
@@ -339,6 +349,13 @@ def gpu() -> Gpu:
 def use(simulated: Gpu | None) -> None:
     global _gpu
     _gpu = simulated
+
+
+def _indices(index: Any) -> Any:
+    """Lists as tensors: torch's C++ would make them on `meta`, where they have no values."""
+    if isinstance(index, list):
+        return torch.tensor(index, device=CUDA)
+    return tuple(map(_indices, index)) if isinstance(index, tuple) else index
 
 
 def _caller() -> tuple[str, int]:

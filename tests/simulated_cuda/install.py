@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
@@ -28,11 +29,16 @@ class Stream:
 
 
 class Event:
+    time = 0.0
+
     def __init__(self, **options: Any) -> None:
         pass
 
     def record(self, stream: Any = None) -> None:
-        pass
+        self.time = time.perf_counter()
+
+    def elapsed_time(self, end: Event) -> float:
+        return 1e3 * (end.time - self.time)
 
     def synchronize(self) -> None:
         gpu().finish()
