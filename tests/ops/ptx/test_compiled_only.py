@@ -11,7 +11,7 @@ from test_adder2d_values import case
 from test_gpu_kernels import PADDED, check, draw, run
 from torch import Tensor
 
-from adderkit.ops import gpu
+from adderkit.ops import gpu, reference
 
 
 def at_odd_elements(tensor: Tensor) -> Tensor:
@@ -53,16 +53,16 @@ def test_tensors_that_start_anywhere(driver, dtype):
         (0, 2**30, 1),
         (0, 2**31 + 64, 1),
         (1, 2**27, 1),
-        (1, 2**28, 2),
+        (1, 2**29, 2),
         (1, gpu._LARGEST_CONSTANT, 1),
-        (2, 2**30, 1),
-        (3, 2**30, 1),
+        (2, 2**30 + 8, 1),
+        (3, 2**30 + 8, 1),
     ],
 )
 def test_addresses_beyond_32_bits(driver, monkeypatch, axis, step, groups):
     """Also of the lanes: their step, where it is compiled in, is multiplied in 32 bits."""
-    geometry = Geometry((1, 2), (1, 1), groups=groups)
-    x, g = draw(0, 3, 24, 5, 6).half(), draw(1, 3, 24, 5, 3).half()
+    geometry = Geometry((1, 1), (2, 2), (2, 2), groups)
+    x, g = draw(0, 3, 24, 5, 6).half(), draw(1, 3, 24, 5, 6).half()
     f = draw(2, 24, 24 // groups, 3, 3).half()
     expected = run(x, f, g, geometry, torch.device("cpu"))
     monkeypatch.setattr(gpu, "_LARGE", 0)
@@ -87,6 +87,19 @@ def test_filters_far_apart(driver):
         assert torch.equal(grad, expected[1])
 
 
+@pytest.mark.parametrize(("groups", "channels", "filters"), [(2, 20, 6), (1, 2, 920)])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_one_filter_that_is_not_finite_is_found_wherever_it_is(driver, groups, channels, filters, value):
+    """In the last block of lanes of the last group, and beyond the flags that are read at once."""
+    x, g, f = draw(0, 1, channels, 4, 4), draw(1, 1, filters, 4, 4), draw(2, filters, channels // groups, 3, 3)
+    f[-1, -1, 2, 2] = value
+    geometry = Geometry(padding=(1, 1), groups=groups)
+    expected = torch.empty_like(x, dtype=torch.float64)
+    reference.input_grad(g.double(), x.double(), f.double(), expected, *geometry)
+    _, grad = run(x, f, g, geometry, torch.device("cpu"))
+    torch.testing.assert_close(grad.double(), expected, equal_nan=True, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["forward", "input_grad"])
 def test_an_output_that_is_too_large_is_seen(driver, name):
     """The checks themselves: rows that the inputs don't have are read beyond their end."""
@@ -104,4 +117,11 @@ def test_every_program_of_a_large_layer(driver):
     """More than a program of each kind in each direction, with the tiles that are chosen for it."""
     geometry = Geometry((2, 1), (1, 1), groups=2)
     x, f, g, expected = case(9, 2, 20, (25, 22), 24, (3, 3), geometry)
+    check(x, f, g, geometry, expected, torch.device("cpu"))
+
+
+def test_strides_larger_than_the_image(driver):
+    """Programs without a row or column divide by nothing."""
+    geometry = Geometry((4, 5), (1, 1))
+    x, f, g, expected = case(10, 2, 4, (3, 2), 4, (3, 3), geometry)
     check(x, f, g, geometry, expected, torch.device("cpu"))
