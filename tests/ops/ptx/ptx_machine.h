@@ -37,6 +37,7 @@ struct thread {
     bool is_done;
     uint32_t at, what, jumps;
     uint32_t given[4], result[4];
+    uint32_t matrices, parts[4]; /* how many; of each, the two halves that a lane stores */
 };
 
 static struct thread threads[THREADS];
@@ -182,6 +183,13 @@ static void meet(uint32_t at, enum together what, uint32_t a, uint32_t b, uint32
     swapcontext(&thread->context, &scheduler);
 }
 
+static void meet_matrices(uint32_t at, enum together what, uint32_t row, bool is_transposed, uint32_t count,
+                          const uint32_t *parts) {
+    threads[current].matrices = count;
+    memcpy(threads[current].parts, parts, 4 * count);
+    meet(at, what, row, is_transposed, 0, UINT32_MAX);
+}
+
 static uint32_t result(int i) { return threads[current].result[i]; }
 
 static void shuffle(struct thread *warp, uint32_t lane, bool is_bfly) {
@@ -199,21 +207,16 @@ static void reduce(struct thread *warp, uint32_t lane, bool is_or) {
     warp[lane].result[0] = value;
 }
 
-/* given: the address of a row of 8 halves, in lane 8 m + row for matrix m; how many matrices; for a store, the values
-   of the two halves that each lane has of the first and the second matrix. result: those of a load, `c` transposed. */
+/* Matrices of 8 x 8 halves. given: the address of a row, in lane 8 m + row for matrix m, and whether rows are columns.
+   A lane has two neighbouring halves of each. */
 static void matrix(struct thread *warp, uint32_t lane, bool is_store) {
-    for (uint32_t m = 0; m < 2; m++)
+    for (uint32_t m = 0; m < warp[lane].matrices; m++)
         for (uint32_t half = 0; half < 2; half++) {
-            bool is_transposed = !is_store && warp[lane].given[1];
-            uint32_t row = is_transposed ? lane % 4 * 2 + half : lane / 4;
-            uint32_t column = is_transposed ? lane / 4 : lane % 4 * 2 + half;
-            char *row_at = shared(warp[8 * m + row].given[0], 16, warp[lane].at);
-            uint16_t value = (uint16_t)(warp[lane].given[1 + m] >> 16 * half);
-            if (is_store) {
-                memcpy(row_at + 2 * column, &value, 2);
-                continue;
-            }
-            memcpy(&value, row_at + 2 * column, 2);
+            uint32_t row = lane / 4, column = lane % 4 * 2 + half;
+            if (warp[lane].given[1]) row = column, column = lane / 4;
+            char *at = shared(warp[8 * m + row].given[0], 16, warp[lane].at) + 2 * column;
+            uint16_t value = (uint16_t)(warp[lane].parts[m] >> 16 * half);
+            memcpy(is_store ? (void *)at : &value, is_store ? (void *)&value : at, 2);
             warp[lane].result[m] = half ? warp[lane].result[m] | (uint32_t)value << 16 : value;
         }
 }

@@ -342,16 +342,20 @@ class _Translation:
             register = self._register(target, 32)
             values = ", ".join([*values, self._value(mask, 32)])
             return f"meet({at}, {_TOGETHER[it.opcode]}, {values}); {register} = result(0);"
-        found = re.fullmatch(r"(ld|st)matrix\.sync\.aligned\.m8n8\.x2(\.trans)?\.shared\.b16", it.opcode)
-        where, what = it.operands[::-1] if it.opcode.startswith("ld") else it.operands
-        if not found or not isinstance(where, Address) or not isinstance(what, list) or len(what) != 2:
+        return self._matrices(at, it)
+
+    def _matrices(self, at: int, it: Instruction) -> str:
+        found = re.fullmatch(r"(ld|st)matrix\.sync\.aligned\.m8n8\.x([124])(\.trans)?\.shared\.b16", it.opcode)
+        if not found or len(it.operands) != 2:
             raise PtxError("unknown instruction")
-        address = f"{self._value(where.base, 32)} + {where.offset}u"
+        where, parts = it.operands if found[1] == "st" else it.operands[::-1]
+        if not isinstance(where, Address) or not isinstance(parts, list) or len(parts) != int(found[2]):
+            raise PtxError("unknown matrices")
+        row, is_transposed = f"{self._value(where.base, 32)} + {where.offset}u", int(bool(found[3]))
+        given = ", ".join(self._value(part, 32) for part in parts) if found[1] == "st" else "0"
+        what = "MATRIX_STORE" if found[1] == "st" else "MATRIX_LOAD"
+        meeting = f"meet_matrices({at}, {what}, {row}, {is_transposed}, {len(parts)}, (uint32_t[4]){{{given}}});"
         if found[1] == "ld":
-            low, high = (self._register(part, 32) for part in what)
-            meeting = f"meet({at}, MATRIX_LOAD, {address}, {int(bool(found[2]))}, 0, UINT32_MAX);"
-            return f"{meeting} {low} = result(0); {high} = result(1);"
-        if found[2]:
-            raise PtxError("unknown instruction")
-        low, high = (self._value(part, 32) for part in what)
-        return f"meet({at}, MATRIX_STORE, {address}, {low}, {high}, UINT32_MAX);"
+            for i, part in enumerate(parts):
+                meeting += f" {self._register(part, 32)} = result({i});"
+        return meeting

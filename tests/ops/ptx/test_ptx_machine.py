@@ -243,17 +243,21 @@ def test_shared_memory(run):
 
 
 def test_matrices_in_shared_memory(run):
-    """Two matrices of 8 x 8 halves, stored by rows, loaded transposed."""
+    """Four matrices of 8 x 8 halves, stored by rows or columns, loaded by rows or columns."""
     values = torch.arange(128, dtype=torch.int32) * 3 + 1
-    row = "and.b32 %r5, %r9, 15; shl.b32 %r5, %r5, 4; shr.u32 %r6, %r9, 5; shl.b32 %r6, %r6, 8; or.b32 %r5, %r5, %r6;"
-    store = "shl.b32 %r7, %r2, 16; stmatrix.sync.aligned.m8n8.x2.shared.b16 [%r5], {%r2, %r7}; bar.sync 0;"
-    load = "ldmatrix.sync.aligned.m8n8.x2{}.shared.b16 {{%r7, %r8}}, [%r5];"
-    lanes = values.view(4, 8, 4)  # the halves of lane 4 i + j are in row i, columns 2 j and 2 j + 1
-    first = torch.stack([lanes, torch.zeros_like(lanes)], -1).view(4, 8, 8)
-    for register, matrix in (("%r7", first), ("%r8", first.roll(1, 2))):
-        for kind, expected in (("", matrix), (".trans", matrix.mT)):
-            actual = run(f"{row}{store}{load.format(kind)} mov.b32 %r0, {register};", [values])
-            assert torch.equal(actual.view(torch.int16).view(4, 8, 8).int(), expected)
+    row = (
+        "and.b32 %r5, %r9, 31; shl.b32 %r5, %r5, 4; mov.b32 %r0, 0;"  # all warps use the same memory, the last one last
+    )
+    parts = "shl.b32 %r6, %r2, 16; mov.b32 %r7, 0; xor.b32 %r8, %r6, %r2;"
+    move = "stmatrix.sync.aligned.m8n8.x4{}.shared.b16 [%r5], {{%r2, %r6, %r7, %r8}};"
+    move += "ldmatrix.sync.aligned.m8n8.x4{}.shared.b16 {{%r11, %r12, %r13, %r14}}, [%r5]; mov.b32 %r0, %r{};"
+    lanes = values.view(4, 8, 4)[-1]  # the halves of lane 4 i + j are in row i, columns 2 j and 2 j + 1
+    none = torch.zeros_like(lanes)
+    halves = [(lanes, none), (none, lanes), (none, none), (lanes, lanes)]
+    for i, matrix in enumerate(torch.stack(pair, -1).view(8, 8) for pair in halves):
+        for kinds, expected in ((("", ""), matrix), (("", ".trans"), matrix.mT), ((".trans", ""), matrix.mT)):
+            actual = run(row + parts + move.format(*kinds, 11 + i), [values])[-32:]
+            assert torch.equal(actual.view(torch.int16).view(8, 8).int(), expected)
 
 
 def test_a_register_that_was_never_written_shows(run):
