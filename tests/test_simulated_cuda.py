@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -18,9 +19,14 @@ def gpu() -> Iterator[Gpu]:
         yield simulation
 
 
+def capture(graph: torch.cuda.CUDAGraph | None = None, stream: torch.cuda.Stream | None = None):
+    graph, stream = graph or torch.cuda.CUDAGraph(), stream or torch.cuda.Stream()
+    return torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local")
+
+
 def captured(work: Callable[[], object]) -> torch.cuda.CUDAGraph:
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with capture(graph):
         work()
     return graph
 
@@ -58,6 +64,7 @@ def test_a_network_has_its_gradients_there():
         lambda x: torch.stack([x, torch.ones(3)]),
         lambda x: torch.where(x > 0, x, torch.ones(3)),
         lambda x: nn.functional.linear(x, torch.ones(2, 3)),
+        lambda x: torch.stack([x.sum(), torch.tensor(1.0)]),
     ],
 )
 def test_two_devices_are_refused(work):
@@ -76,6 +83,9 @@ WAITS = {
     "a list of indices": lambda x: x[[0, 2]],
     "a mask": lambda x: x[x > 0],
     "nonzero": lambda x: x.nonzero(),
+    "a count": lambda x: torch.bincount(x.long()),
+    "repeats": lambda x: x.repeat_interleave(x.long()),
+    "a solution": lambda x: torch.linalg.solve(x.diag(), x),
 }
 
 
@@ -87,9 +97,10 @@ def test_waiting_is_seen_and_is_refused_in_a_capture(name, gpu):
         WAITS[name](x)
     assert caught[0].filename == __file__
     torch.cuda.set_sync_debug_mode("default")
-    with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+    with pytest.raises(RuntimeError, match="previous error during capture") as broken:
         captured(lambda: WAITS[name](x))
-    assert not gpu.is_capturing
+    assert "not permitted when stream is capturing" in str(broken.value.__context__)
+    assert not gpu.is_capturing and gpu.numbers_wait
 
 
 def test_other_work_waits_for_nothing():
@@ -109,6 +120,61 @@ def test_copies_to_the_host_end_when_something_waits():
     event.record()
     event.synchronize()
     assert target.tolist() == moved.tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize(
+    "work", [lambda host, there: there.copy_(host, True), lambda host, there: host.copy_(there, True)]
+)
+def test_memory_that_is_not_pinned_would_be_waited_for(work):
+    assert torch.zeros(3).pin_memory().is_pinned() and torch.zeros(3, pin_memory=True)[1:].is_pinned()
+    assert not torch.zeros(3).is_pinned()
+    with pytest.raises(AssertionError, match="not pinned"):
+        work(torch.zeros(3), torch.zeros(3, device=CUDA))
+
+
+def test_a_capture_has_a_stream_of_its_own():
+    with pytest.raises(RuntimeError, match="non-default stream"), capture(stream=torch.cuda.current_stream()):
+        pass
+    other = torch.cuda.Stream()
+    with torch.cuda.stream(other):
+        assert torch.cuda.current_stream() is other
+    assert torch.cuda.current_stream() is not other
+
+
+def test_what_a_broken_capture_leaves_behind():
+    x = torch.ones(3, device=CUDA)
+    graph = torch.cuda.CUDAGraph()
+    with pytest.raises(RuntimeError, match="previous error during capture"), capture(graph):
+        x.tolist()
+    with pytest.raises(RuntimeError, match="Offset increment"):
+        torch.rand(3, device=CUDA)
+    (generator,) = torch.cuda.default_generators
+    generator.graphsafe_set_state(generator.clone_state())
+    torch.rand(3, device=CUDA)
+    for call in (graph.pool, graph.replay):
+        with pytest.raises(RuntimeError, match="without a preceding successful capture"):
+            call()
+    captured(lambda: x * 2)
+    del graph, call
+    gc.collect()
+    with pytest.raises(AssertionError, match="a graph that is gone"):
+        captured(lambda: x * 2)
+
+
+def test_python_that_goes_wrong_ends_a_capture_well():
+    with pytest.raises(ZeroDivisionError):
+        captured(lambda: torch.rand(3, device=CUDA) / (1 // 0))
+    torch.rand(3, device=CUDA)
+
+
+def test_fused_updates_want_equal_strides():
+    weight = nn.Parameter(torch.ones(2, 3, 4, 4, device=CUDA).to(memory_format=torch.channels_last))
+    weight.grad = torch.ones_like(weight)
+    optimizer = torch.optim.SGD([weight], 0.1, momentum=0.9, fused=True)
+    optimizer.step()
+    optimizer.state[weight]["momentum_buffer"] = torch.zeros(weight.shape, device=CUDA)
+    with pytest.raises(RuntimeError, match="strides"):
+        optimizer.step()
 
 
 @pytest.mark.parametrize("is_new", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from unittest import mock
 import torch
 
 from simulated_cuda import device
-from simulated_cuda.device import CUDA, Gpu, OnDevice, OnFirst, gpu
+from simulated_cuda.device import CUDA, CudaIsFirst, Gpu, OnDevice, gpu
 
 
 class Stream:
@@ -52,29 +53,64 @@ class CUDAGraph:
 
     def replay(self) -> None:
         if self.operations is None:
-            raise RuntimeError("a graph that was never captured")
+            raise RuntimeError("Called CUDAGraph::replay without a preceding successful capture.")
         gpu().replays += 1
         for operation in self.operations:
             operation.replay()
 
+    def pool(self) -> None:
+        if self.operations is None:
+            raise RuntimeError("Called CUDAGraph::pool() without a preceding successful capture.")
 
-@contextmanager
-def graph(into: CUDAGraph, **options: Any) -> Iterator[None]:
-    gpu().begin_capture()
-    try:
-        yield
-    finally:
-        into.operations = gpu().end_capture()
+
+class Torch:
+    """What torch itself keeps for a GPU: the current stream, and graphs whose capture broke off."""
+
+    def __init__(self) -> None:
+        self.default = self.current = Stream()
+        self._broken: list[weakref.ref[CUDAGraph]] = []
+
+    @contextmanager
+    def stream(self, stream: Stream) -> Iterator[None]:
+        if gpu().is_capturing and stream is not self.current:
+            raise RuntimeError("work on another stream is not simulated in a capture")
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+    @contextmanager
+    def graph(self, into: CUDAGraph, pool: Any = None, *, stream: Stream, capture_error_mode: str) -> Iterator[None]:
+        """`stream` and `capture_error_mode` are asked for, as the project always means its own."""
+        if capture_error_mode != "thread_local":
+            raise AssertionError(f"a capture that breaks when another thread pins memory: {capture_error_mode}")
+        if any(graph() is None for graph in self._broken):
+            raise AssertionError("torch's allocator asks a graph that is gone")
+        with self.stream(stream):
+            if stream is self.default:
+                raise RuntimeError("CUDA graphs must be captured on a non-default stream.")
+            gpu().begin_capture()
+            try:
+                yield
+            finally:
+                try:
+                    into.operations = gpu().end_capture()
+                except RuntimeError:
+                    self._broken.append(weakref.ref(into))
+                    raise
 
 
 class Generator:
     """The GPU's, as far as a broken capture needs it."""
 
     def clone_state(self) -> Generator:
-        return self
+        return Generator()
 
     def graphsafe_set_state(self, state: Generator) -> None:
-        pass
+        if state is self:
+            raise AssertionError("the same state still waits for the end of its capture")
+        gpu().numbers_wait = False
 
 
 def _set_random_state(state: torch.Tensor, device: Any = None) -> None:
@@ -98,12 +134,9 @@ _REPLACED: dict[str, Any] = {
     "get_device_capability": lambda device=None: (9, 0),
     "get_device_properties": lambda device=None: _PROPERTIES,
     "synchronize": lambda device=None: gpu().finish(),
-    "current_stream": lambda device=None: Stream(),
     "Stream": Stream,
-    "stream": lambda stream: nullcontext(),
     "Event": Event,
     "CUDAGraph": CUDAGraph,
-    "graph": graph,
     "is_current_stream_capturing": lambda: gpu().is_capturing,
     "default_generators": (Generator(),),
     "get_rng_state": lambda device=None: gpu().random_state.clone(),
@@ -113,6 +146,7 @@ _REPLACED: dict[str, Any] = {
     "manual_seed_all": lambda seed: _set_random_state(torch.Generator().manual_seed(seed).get_state()),
     "reset_peak_memory_stats": lambda device=None: None,
     "max_memory_allocated": lambda device=None: 0,
+    "max_memory_reserved": lambda device=None: 0,
     "empty_cache": lambda: None,
 }
 
@@ -121,11 +155,16 @@ _REPLACED: dict[str, Any] = {
 def simulated() -> Iterator[Gpu]:
     """Within, torch has one GPU, `cuda:0`, that is simulated."""
     swaps = torch.__future__.get_swap_module_params_on_conversion()
-    with mock.patch.multiple(torch.cuda, **_REPLACED):
+    own = Torch()
+    streams = {"stream": own.stream, "graph": own.graph, "current_stream": lambda device=None: own.current}
+    with (
+        mock.patch.multiple(torch.cuda, **_REPLACED, **streams),
+        mock.patch.object(torch.accelerator, "is_available", lambda: True),  # loaders pin memory where it is
+    ):
         device.use(Gpu())
         torch.__future__.set_swap_module_params_on_conversion(True)  # parameters become tensors of another class
         try:
-            with OnFirst(), OnDevice():
+            with CudaIsFirst(), OnDevice():
                 yield gpu()
         finally:
             torch.__future__.set_swap_module_params_on_conversion(swaps)

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-import inspect
 import random
-import re
 import signal
-import warnings
-import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from types import SimpleNamespace
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -22,12 +16,12 @@ from test_run import assert_same, metrics, weights
 from adderkit import train
 from adderkit.data.tensors import TensorSplit
 from adderkit.distill import Batch, method_type
-from adderkit.train import graph, loop
+from adderkit.train import loop
 from adderkit.train.ahead import BEHIND, is_ahead, recorder_for
 from adderkit.train.checkpoint import load_state
 from adderkit.train.config import BaseConfig, config_type
 from adderkit.train.distributed import ALONE, Processes
-from adderkit.train.graph import PLAIN_STEPS, CudaRecorder
+from adderkit.train.graph import PLAIN_STEPS
 from adderkit.train.graph_evaluation import PLAIN_BATCHES
 
 STEPS = 4  # in an epoch
@@ -393,81 +387,6 @@ def test_bfloat16_reaches_the_teachers_steps_alone(tmp_path, display, monkeypatc
         assert not torch.equal(batch.student.logits, batch.student.logits.bfloat16().float())
     assert all(value.dtype != torch.bfloat16 for value in load_file(tmp_path / "run" / "teacher.safetensors").values())
     assert summary["teacher_final_top1"] > 0
-
-
-class FakeGenerator:
-    def __init__(self) -> None:
-        self.states: list[Any] = []
-
-    def clone_state(self) -> str:
-        return "fresh"
-
-    def graphsafe_set_state(self, state: Any) -> None:
-        self.states.append(state)
-
-
-@pytest.fixture
-def recorder(monkeypatch) -> CudaRecorder:
-    """The real one over a GPU of names alone: what it calls is there and takes these arguments."""
-
-    class Stream:
-        device = torch.device("cuda", 0)
-
-        def wait_stream(self, other: Any) -> None: ...
-
-        def synchronize(self) -> None: ...
-
-    assert {"stream", "capture_error_mode"} <= inspect.signature(torch.cuda.graph).parameters.keys()
-    assert all(hasattr(torch.Generator, name) for name in ("clone_state", "graphsafe_set_state"))
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream())
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
-    monkeypatch.setattr(torch.cuda, "graph", lambda *_, stream, capture_error_mode: nullcontext())
-    monkeypatch.setattr(torch.cuda, "default_generators", [FakeGenerator()])
-    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
-    return CudaRecorder(torch.device("cuda", 0))
-
-
-def test_waits_are_told_and_other_warnings_pass(recorder):
-    def work() -> int:
-        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
-        warnings.warn("of a method", stacklevel=1)
-        return 5
-
-    with recorder.running(), pytest.warns(UserWarning, match="of a method") as caught:
-        result, obstacle = recorder.watched(work)
-    assert result == 5 and len(caught) == 1
-    assert obstacle is not None and re.fullmatch(r".*test_graph\.py, line \d+, waits for the GPU", obstacle)
-    assert recorder.watched(lambda: 6) == (6, None)
-
-
-def test_random_numbers_go_on_after_a_capture_that_broke_off(recorder):
-    (generator,) = torch.cuda.default_generators
-    recorder.capture(lambda: None)()
-    assert generator.states == []
-    with pytest.raises(ZeroDivisionError):
-        recorder.capture(lambda: 1 / 0)
-    assert generator.states == ["fresh"]
-
-
-def test_a_graph_whose_capture_broke_off_stays(recorder, monkeypatch):
-    alive: weakref.WeakSet[Any] = weakref.WeakSet()
-
-    class Graph:
-        def __init__(self) -> None:
-            alive.add(self)
-
-        def replay(self) -> None: ...
-
-    monkeypatch.setattr(graph, "_broken", [])
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    recorder.capture(lambda: None)
-    with pytest.raises(ZeroDivisionError):
-        recorder.capture(lambda: 1 / 0)
-    gc.collect()
-    assert len(alive) == 1
 
 
 def test_who_runs_ahead():

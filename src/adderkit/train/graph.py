@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -69,19 +70,27 @@ class CudaRecorder:
             self._stream.synchronize()  # no graph may be let go while it runs
 
     def watched(self, work: Callable[[], T]) -> tuple[T, str | None]:
+        waits: list[str] = []
+        others: list[tuple[Any, ...]] = []
+
+        def tell(message: Warning, category: type[Warning], file: str, line: int, *rest: object) -> None:
+            if "called a synchronizing" in str(message):
+                waits.append("{}, line {}, waits for the GPU".format(*_line_outside_torch(file)))
+            elif "ynchroniz" not in str(message):  # nor torch's word that this mode is a prototype
+                others.append((message, category, file, line))
+
         mode = torch.cuda.get_sync_debug_mode()
-        with warnings.catch_warnings(record=True) as caught:
+        with warnings.catch_warnings():
             warnings.simplefilter("always")
+            warnings.showwarning = tell  # type: ignore[assignment]
             torch.cuda.set_sync_debug_mode("warn")
             try:
                 result = work()
             finally:
                 torch.cuda.set_sync_debug_mode(mode)
-        waits = [warning for warning in caught if "called a synchronizing" in str(warning.message)]
-        for warning in caught:
-            if "ynchroniz" not in str(warning.message):  # nor torch's word that this mode is a prototype
-                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-        return result, f"{waits[0].filename}, line {waits[0].lineno}, waits for the GPU" if waits else None
+        for warning in others:
+            warnings.warn_explicit(*warning)
+        return result, waits[0] if waits else None
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
@@ -90,13 +99,33 @@ class CudaRecorder:
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 work()
         except BaseException:
-            # torch's allocator goes on asking it which streams are its own, also when the next capture allocates.
-            _broken.append(graph)
-            # A capture that breaks leaves the generator waiting for its end, and the next number drawn would fail.
-            generator = torch.cuda.default_generators[self._stream.device.index]
-            generator.graphsafe_set_state(generator.clone_state())
+            if not _has_ended(graph):
+                # torch's allocator goes on asking it which streams are its own, also when the next capture allocates.
+                _broken.append(graph)
+                # The generator waits for the capture's end, and the next number drawn would fail.
+                generator = torch.cuda.default_generators[self._stream.device.index]
+                generator.graphsafe_set_state(generator.clone_state())
             raise
         return graph.replay
+
+
+def _line_outside_torch(file: str) -> tuple[str, int]:
+    """The line that asked for what `file` warns of, which torch may name as its own: `nn/functional.py` says little."""
+    frame = sys._getframe(1)
+    while frame.f_back and frame.f_code.co_filename != file:
+        frame = frame.f_back
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "torch":
+        frame = frame.f_back
+    return frame.f_code.co_filename, frame.f_lineno
+
+
+def _has_ended(graph: torch.cuda.CUDAGraph) -> bool:
+    """Whether a capture came to its end, as it does where Python alone went wrong within it."""
+    try:
+        graph.pool()
+    except RuntimeError:
+        return False
+    return True
 
 
 class Replayed:
