@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 from gpu_checks import equality, layers
-from gpu_checks.clock import operations_limit
+from gpu_checks.clock import is_lost, operations_limit
 
 # Both nets and every term in every step, the longest kind.
 _PKKD = {"method": "pkkd", "pkkd": {"progressive": True, "head_start": 0, "alpha": 1, "mid_share": 1}}
+_PARTS = ("equality", "steps", "layers")
 _STEPS: tuple[dict[str, Any], ...] = (
     _PKKD,
     {**_PKKD, "cuda_graph": False},
@@ -38,6 +39,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=150, help="random layers that are compared with float64")
     parser.add_argument("--seconds", type=float, default=1.0, help="for which each layer is timed")
     parser.add_argument("--quick", action="store_true", help="a few small cases of everything")
+    parser.add_argument("--only", default=_PARTS, choices=_PARTS, nargs="+", help="parts to do (default: all)")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         print("torch sees no CUDA device here", file=sys.stderr)
@@ -48,19 +50,24 @@ def main() -> int:
     def keep() -> None:
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
+    report |= {"equality": [], "layers": [], "steps": [], "training": {}}
     cases = [*equality.FIXED, *equality.drawn(options.cases, seed=0)]
-    report["equality"] = equality.check(cases[-3:] if options.quick else cases, device)
-    keep()
-    report["layers"] = []
-    for layer, batch in layers.wanted(options.quick):
+    if "equality" in options.only:
+        report["equality"] = equality.check(cases[-3:] if options.quick else cases, device)
+        keep()
+    if "steps" in options.only and not is_lost(device):
+        report["training"] = _training(device, options.quick, keep, report)
+        keep()
+    for layer, batch in layers.wanted(options.quick) if "layers" in options.only else ():
+        if is_lost(device):
+            report["layers"].append({"layer": layer.name, "error": "the device is lost, for an error before this"})
+            break
         try:
             row = layers.measure(layer, batch, device, report["machine"]["limit"], options.seconds, others=True)
         except Exception as error:  # one layer must not hide the others
             row = {"layer": layer.name, "network": layer.network, "error": f"{type(error).__name__}: {error}"[:500]}
         report["layers"].append(row)
         keep()
-    report |= _training(device, options.quick, keep, report)
-    keep()
     _print(report)
     wrong = [row for row in (*report["equality"], *report["layers"]) if row.get("error") or not row.get("ok", True)]
     print(f"all figures: {options.json}")
@@ -88,11 +95,10 @@ def _training(device: torch.device, quick: bool, keep: Any, report: dict[str, An
     try:
         from gpu_checks import steps
     except ImportError as error:
-        return {"training": {"not measured": str(error)}, "steps": []}
+        return {"not measured": str(error)}
     size = {"student": "resnet8", "batch_size": 8} if quick else {"student": "resnet20", "batch_size": 256}
     count = 3 if quick else 100
     found: dict[str, Any] = {}
-    report["steps"] = []
     try:
         for options in _STEPS[:1] if quick else _STEPS:
             report["steps"].append(steps.measure(device, count, **size, **options))
@@ -104,7 +110,7 @@ def _training(device: torch.device, quick: bool, keep: Any, report: dict[str, An
     except Exception as error:
         found["error"] = f"{type(error).__name__}: {error}"[:500]
         traceback.print_exc()
-    return {"training": found}
+    return found
 
 
 def _print(report: dict[str, Any]) -> None:

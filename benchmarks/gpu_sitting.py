@@ -4,7 +4,10 @@
 
 The same command again goes on where it stopped, on another machine too if OUT comes along: what ended well is not done
 again unless its command has changed, what failed is tried again after the rest. It runs from a checkout, with or
-without an installed adderkit.
+without an installed adderkit. Trainings save their state when SECONDS are over, for which they have a minute more.
+
+Tests and checks are processes of their own with a limit each: an error of CUDA spoils all that a process does after it,
+and a kernel that hangs must not take the trainings' time.
 
 Exit codes: 0 all is done; 1 something failed, the rest was done all the same; 2 no GPU; 75 the time is over or SIGTERM
 came, 130 Ctrl-C: every training has saved its state.
@@ -22,30 +25,46 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-# Of the trainings that tests make on a GPU, a minute's worth.
-_TRAININGS = [
-    f"tests/train/test_on_a_gpu.py::{name}"
-    for name in (
-        "test_every_method_is_replayed_as_it_is_computed",
-        "test_replayed_test_batches_follow_the_weights",
-        "test_a_capture_that_fails",
-    )
-]
 _GRACE = 60.0  # seconds from SIGTERM to SIGKILL: a training saves within a step
 
 
-def steps(out: Path, options: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Names and arguments of Python, the most wanted first."""
+_OVERRAN = 124  # a step that ran past its own limit, as `timeout` says it
+
+
+class Step(NamedTuple):
+    """A name, arguments of Python, and the most seconds that it may take; None: what the sitting has left."""
+
+    name: str
+    arguments: list[str]
+    seconds: float | None = None
+
+
+def steps(out: Path, options: list[str]) -> Iterator[Step]:
+    """The most wanted first."""
+    # Warnings of packages that are newer than those known here are no failures of a GPU.
+    test = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default"]
+    trainings = [
+        f"tests/train/test_on_a_gpu.py::{name}"
+        for name in (
+            "test_every_method_is_replayed_as_it_is_computed",
+            "test_replayed_test_batches_follow_the_weights",
+            "test_a_capture_that_fails",
+        )
+    ]
+    yield Step("kernels", [*test, "tests/ops/gpu/test_gpu_kernels.py"], 120)
+    for part, seconds in (("equality", 80), ("steps", 80), ("layers", 80)):
+        arguments = ["--only", part, "--cases", "60", "--json", str(out / f"{part}.json")]
+        yield Step(part, ["benchmarks/gpu_check.py", *arguments], seconds)
+    yield Step("trainings", [*test, *trainings], 80)
+    yield Step("torch", [*test, "tests/ops/gpu/test_gpu_torch.py"], 60)
     table = ["-m", "adderkit", "table"]
     often = ["--save_every", "10", *options]
-    yield "tests", ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ops/gpu", *_TRAININGS]
-    yield "check", ["benchmarks/gpu_check.py", "--cases", "60", "--json", str(out / "gpu_check.json")]
-    yield "first", [*table, "table1", "--out", str(out / "table1"), "--rows", "CNN", "ANN", "PKKD", *often]
-    yield "table1", [*table, "table1", "--out", str(out / "table1"), *often]
-    yield "ablation", [*table, "ablation", "--out", str(out / "ablation"), *often]
+    yield Step("first", [*table, "table1", "--out", str(out / "table1"), "--rows", "CNN", "ANN", "PKKD", *often])
+    yield Step("table1", [*table, "table1", "--out", str(out / "table1"), *often])
+    yield Step("ablation", [*table, "ablation", "--out", str(out / "ablation"), *often])
 
 
 class Sitting:
@@ -65,19 +84,20 @@ class Sitting:
         self._process: subprocess.Popen[str] | None = None
         self._number = 0  # of the signal that came
 
-    def run(self, wanted: list[tuple[str, list[str]]]) -> int:
+    def run(self, wanted: list[Step]) -> int:
         """All steps that have not ended well; the exit code of the sitting."""
         left = [step for step in wanted if self._code(step) != 0]
-        for name, arguments in sorted(left, key=lambda step: self._code(step) is not None):
+        for step in sorted(left, key=lambda step: self._code(step) is not None):
             if self._is_over():
                 break
-            print(f"== {name}", flush=True)
-            code = self._do(name, [self._python, *arguments])
-            if self._is_over() or code in (75, 130):
+            print(f"== {step.name}", flush=True)
+            code = self._do(step)
+            if code is None:
                 break
-            self._keep(name, {"arguments": arguments, "code": code})
+            self._keep(step.name, {"arguments": step.arguments, "code": code})
             if code:
-                print(f"== {name} failed with exit code {code}, see {self._out / name}.log", flush=True)
+                what = "ran past its limit" if code == _OVERRAN else f"failed with exit code {code}"
+                print(f"== {step.name} {what}, see {self._out / step.name}.log", flush=True)
         codes = [self._code(step) for step in wanted]
         if self._number or None in codes:
             print("== stopped; the same command goes on", flush=True)
@@ -93,10 +113,10 @@ class Sitting:
     def _is_over(self) -> bool:
         return bool(self._number) or time.monotonic() >= self._end
 
-    def _code(self, step: tuple[str, list[str]]) -> int | None:
+    def _code(self, step: Step) -> int | None:
         """How a step ended; None where it has not, with these arguments."""
-        end = self._ends.get(step[0], {})
-        return end.get("code") if end.get("arguments") == step[1] else None
+        end = self._ends.get(step.name, {})
+        return end.get("code") if end.get("arguments") == step.arguments else None
 
     def _keep(self, name: str, end: dict[str, Any]) -> None:
         self._ends[name] = end
@@ -104,12 +124,15 @@ class Sitting:
         temporary.write_text(json.dumps(self._ends, indent=1) + "\n", encoding="utf-8")
         temporary.replace(self._file)
 
-    def _do(self, name: str, command: list[str]) -> int:
+    def _do(self, step: Step) -> int | None:
+        """The exit code of a step; None where the end of the sitting, or a signal, cut it short."""
+        command = [self._python, *step.arguments]
         paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(paths),
             "PYTHONUNBUFFERED": "1",
             "ADDERKIT_HOME": str(self._out / "home"),  # fixed teachers come along
+            "TRITON_CACHE_DIR": str(self._out / "triton"),  # and compiled kernels, minutes of work
         }
         # A session of its own: Ctrl-C reaches this script alone, which tells the step once.
         process = subprocess.Popen(
@@ -118,21 +141,25 @@ class Sitting:
         )  # fmt: skip
         self._process = process
         left = max(self._end - time.monotonic(), 0)
-        timers = [threading.Timer(left, process.terminate), threading.Timer(left + _GRACE, process.kill)]
+        limit = min(left, step.seconds or left)
+        timers = [threading.Timer(limit, process.terminate), threading.Timer(limit + _GRACE, process.kill)]
         for timer in timers:
             timer.daemon = True
             timer.start()
         if self._number:  # it came just before there was a process
             process.terminate()
-        with process, open(self._out / f"{name}.log", "a", encoding="utf-8", buffering=1) as log:
+        with process, open(self._out / f"{step.name}.log", "a", encoding="utf-8", buffering=1) as log:
             log.write(f"$ {shlex.join(command)}\n")
             for line in process.stdout or ():
                 print(line, end="", flush=True)
                 log.write(line)
+        was_cut = timers[0].finished.is_set() and process.returncode != 0
         for timer in timers:
             timer.cancel()
         self._process = None
-        return process.returncode
+        if self._number or (was_cut and self._is_over()):
+            return None
+        return _OVERRAN if was_cut else process.returncode
 
 
 def main(arguments: list[str]) -> int:

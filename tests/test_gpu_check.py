@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 import adderkit
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_check.py"
@@ -30,3 +32,19 @@ def test_quick_check_on_the_processor(tmp_path):
     assert layer["forward"] < 1e-5 and layer["adder ms"] > 0 and layer["official ms"] > 0
     (step,) = report["steps"]
     assert step["method"] == "pkkd" and step["step ms"] > 0
+
+
+def test_a_part_alone(tmp_path):
+    done = run("--only", "equality", "--json", "check.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "check.json").read_text())
+    assert len(report["equality"]) == 3 and report["layers"] == report["steps"] == []
+
+
+def test_a_lost_device_ends_the_cases(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    from gpu_checks import equality
+
+    monkeypatch.setattr(equality, "is_lost", lambda device: True)
+    (row,) = equality.check(equality.FIXED[:3], torch.device("cpu"))
+    assert not row["ok"] and "lost" in row["then"]

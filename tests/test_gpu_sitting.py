@@ -20,7 +20,7 @@ import torch
 from adderkit import cli
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_sitting.py"
-STEPS = ["tests", "check", "first", "table1", "ablation"]
+CHECKS = 6  # before the trainings of tables
 
 # Stands in for Python: writes down its arguments, then fails in one step, and in another waits for SIGTERM.
 PYTHON = """#!/usr/bin/env bash
@@ -74,33 +74,47 @@ def test_steps_in_their_order_and_never_twice(sit):
     code, calls = sit()
     assert code == 0
     assert [call.split()[:3] for call in calls] == [
-        ["-m", "pytest", "-q"], ["benchmarks/gpu_check.py", "--cases", "60"], *[["-m", "adderkit", "table"]] * 3,
+        ["-m", "pytest", "-q"],
+        *[["benchmarks/gpu_check.py", "--only", part] for part in ("equality", "steps", "layers")],
+        *[["-m", "pytest", "-q"]] * 2,
+        *[["-m", "adderkit", "table"]] * 3,
     ]  # fmt: skip
     assert sit() == (0, [])
     assert [len(calls) for _, calls in (sit(seeds="1"), sit(seeds="1"))] == [3, 0]  # other trainings, the same checks
 
 
 def test_what_failed_is_tried_again_after_the_rest(sit):
-    code, calls = sit(fails="gpu_check.py", waits="--rows", seconds=2)
-    assert (code, len(calls)) == (75, 3)
-    code, calls = sit(fails="gpu_check.py")
-    assert (code, len(calls)) == (1, 4) and "gpu_check.py" in calls[-1]
+    code, calls = sit(fails="--only steps", waits="--rows", seconds=2)
+    assert (code, len(calls)) == (75, CHECKS + 1)
+    code, calls = sit(fails="--only steps")
+    assert (code, len(calls)) == (1, 4) and "--only steps" in calls[-1]
     code, calls = sit()
     assert (code, len(calls)) == (0, 1)
 
 
 def test_the_end_of_the_time_stops_a_step_and_the_next_sitting_goes_on(sit, tmp_path):
     code, calls = sit(seconds=3, waits="--rows CNN")
-    assert (code, len(calls)) == (75, 3)
+    assert (code, len(calls)) == (75, CHECKS + 1)
     assert (tmp_path / "o u t" / "first.log").read_text().endswith("waiting\nsaved\n")
     code, calls = sit()
     assert code == 0 and len(calls) == 3 and "--rows CNN" in calls[0]
 
 
+def test_a_check_that_hangs_costs_its_own_time_alone(sit, script, monkeypatch, tmp_path):
+    wanted = script.steps
+    monkeypatch.setattr(script, "steps", lambda *given: (step._replace(seconds=1) for step in wanted(*given)))
+    code, calls = sit(waits="--only equality")
+    assert (code, len(calls)) == (1, CHECKS + 3)
+    ends = json.loads((tmp_path / "o u t" / "sitting.json").read_text())
+    assert {name: end["code"] for name, end in ends.items() if end["code"]} == {"equality": 124}
+    code, calls = sit()
+    assert (code, len(calls)) == (0, 1)
+
+
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_signals_reach_the_step_and_no_other_begins(sit, tmp_path, number, expected):
     code, calls = sit(waits="--rows CNN", number=number)
-    assert (code, len(calls)) == (expected, 3)
+    assert (code, len(calls)) == (expected, CHECKS + 1)
     assert (tmp_path / "o u t" / "first.log").read_text().endswith("waiting\nsaved\n")
     assert "first" not in json.loads((tmp_path / "o u t" / "sitting.json").read_text())
 
@@ -109,7 +123,7 @@ def test_the_commands_are_ones_that_are_understood(script, tmp_path, monkeypatch
     """Tables, rows and options exist, and so do the tests and the script that are named."""
     trained = []
     monkeypatch.setattr("adderkit.tables.run_cells", lambda wanted, *others: trained.extend(wanted) or [])
-    for name, arguments in script.steps(tmp_path, ["--seeds", "0", "1", "--data.name", "cifar10"]):
+    for name, arguments, _ in script.steps(tmp_path, ["--seeds", "0", "1", "--data.name", "cifar10"]):
         for word in arguments:
             if word.startswith(("tests/", "benchmarks/")):
                 path, _, test = word.partition("::")

@@ -38,6 +38,17 @@ def _once(call: Callable[[], object], device: torch.device) -> float:
     return first.elapsed_time(last)
 
 
+def is_lost(device: torch.device) -> bool:
+    """Whether an error of CUDA, as of an address that is none, has spoilt all that this process asks of the GPU."""
+    if device.type != "cuda":
+        return False
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return True
+    return False
+
+
 def operations_limit(device: torch.device) -> float | None:
     """Adder operations a second that a GPU could do: 128 lanes of each multiprocessor at the highest clock, two
     instructions each. None where that is not known."""

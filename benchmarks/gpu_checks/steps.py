@@ -77,13 +77,18 @@ def measure(device: torch.device, steps: int, **options: Any) -> dict[str, Any]:
     row["400 epochs of CIFAR-10, min"] = 400 * 50_000 / row["images/s"] / 60
     if device.type == "cuda":
         row["peak MiB"] = torch.cuda.max_memory_allocated(device) / 2**20
+        row["reserved MiB"] = torch.cuda.max_memory_reserved(device) / 2**20  # what a graph keeps between replays too
     return row | {"notes": clock.notes[1:]}
 
 
 def weights_differ(device: torch.device, steps: int, first: dict[str, Any], second: dict[str, Any]) -> float:
-    """Largest difference between the weights of two trainings that differ in some keys; 0 means the same bits."""
+    """Largest difference between the weights of two trainings that differ in some keys; 0 means the same bits.
+
+    With cuDNN's deterministic kernels: rounding that differs from run to run grows to any size in a few steps.
+    """
     _images[0] = steps * 128
     found = []
+    before, torch.backends.cudnn.deterministic = torch.backends.cudnn.deterministic, True
     for options in (first, second):
         config = train.config_type()(
             student="resnet8", epochs=2, batch_size=128, device=device.type, data={"name": "noise"}, **options
@@ -92,4 +97,5 @@ def weights_differ(device: torch.device, steps: int, first: dict[str, Any], seco
             train.train(config, Path(folder, "run"), display=SilentDisplay())
             network, _ = train.load_network(Path(folder, "run", "last.safetensors"))
         found.append(network.state_dict())
+    torch.backends.cudnn.deterministic = before
     return max(float((found[0][name].double() - found[1][name].double()).abs().max()) for name in found[0])

@@ -11,6 +11,11 @@ import pytest
 import torch
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # A checkout that was never built trains too, far slower.
+    config.addinivalue_line("filterwarnings", "ignore:adder2d runs in plain torch:RuntimeWarning")
+
+
 @pytest.fixture(scope="session")
 def distributed_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """`distributed_runs.py` by one process and by two: folders, results of each process, what was printed."""
