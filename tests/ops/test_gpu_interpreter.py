@@ -31,7 +31,8 @@ def is_interpreter_broken() -> bool:
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 def test_the_kernels_under_the_interpreter():
     if is_interpreter_broken():
-        pytest.skip("this Triton's interpreter does not work with this NumPy")
+        # A bound that was too wide once left this out unseen.
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("this Triton's interpreter fails with this NumPy")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER)],
