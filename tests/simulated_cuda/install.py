@@ -12,8 +12,9 @@ from unittest import mock
 
 import torch
 
-from simulated_cuda import device
-from simulated_cuda.device import CUDA, CudaIsFirst, Gpu, OnDevice, gpu
+from simulated_cuda.capture import Operation
+from simulated_cuda.device import Gpu
+from simulated_cuda.tensor import CUDA, CudaIsFirst, OnDevice, gpu, use
 
 
 class Stream:
@@ -49,7 +50,7 @@ class CUDAGraph:
     """What a capture recorded."""
 
     def __init__(self) -> None:
-        self.operations: list[device.Operation] | None = None
+        self.operations: list[Operation] | None = None
 
     def replay(self) -> None:
         if self.operations is None:
@@ -161,11 +162,11 @@ def simulated() -> Iterator[Gpu]:
         mock.patch.multiple(torch.cuda, **_REPLACED, **streams),
         mock.patch.object(torch.accelerator, "is_available", lambda: True),  # loaders pin memory where it is
     ):
-        device.use(Gpu())
+        use(Gpu())
         torch.__future__.set_swap_module_params_on_conversion(True)  # parameters become tensors of another class
         try:
             with CudaIsFirst(), OnDevice():
                 yield gpu()
         finally:
             torch.__future__.set_swap_module_params_on_conversion(swaps)
-            device.use(None)
+            use(None)
