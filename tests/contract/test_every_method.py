@@ -10,31 +10,13 @@ import torch
 
 from adderkit import models
 from adderkit.data import load
-from adderkit.distill import TeacherNeed, method_names, method_type
+from adderkit.distill import TeacherNeed, method_type
 from adderkit.train import Interrupted, config_type
 from adderkit.train.loop import Trainer
+from courses import COURSES
 
 CPU = torch.device("cpu")
 STEPS = 4  # of an epoch
-# Every method as it comes, and in its other courses: what is said, and epochs so that each phase has two. Where a
-# teacher begins with its student, whose targets then move, the weights are small enough for a loss that falls.
-COURSES = {name: (name, {}, {"snapshot": 8, "pkkd": 7}.get(name, 3)) for name in method_names()} | {
-    "pkkd, progressive": ("pkkd", {"progressive": True, "head_start": 0.5}, 8),
-    "pkkd, no kernel, both from the start": (
-        "pkkd",
-        {"kernel": False, "progressive": True, "head_start": 0, "mid_share": 1, "beta": 0.1},
-        3,
-    ),
-    "pkkd, all that can be learned": (
-        "pkkd",
-        {"sigma": "learned", "rho": "both", "scale": "layer", "taps": "operators", "alpha": 1, "mid_share": 1},
-        3,
-    ),
-    "kd, first half": ("kd", {"share": 0.5}, 4),
-    "sp, progressive": ("sp", {"progressive": True}, 3),
-    "fsp, progressive": ("fsp", {"progressive": True, "weight": 1.0}, 3),
-    "fsp, one after the other": ("fsp", {"first_phase": 0.5}, 4),
-}
 
 
 def make_trainer(course, folder, display):

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 from adderkit import data, models, train
 from adderkit.cli import main
-from adderkit.distill import Method, method_names, method_type
+from adderkit.distill import Method, method_type
 from adderkit.train import graph
 from adderkit.train.evaluate import evaluate
 from adderkit.train.graph import PLAIN_STEPS, CudaRecorder
 from adderkit.train.graph_evaluation import PLAIN_BATCHES, ReplayedTally
 from adderkit.train.interrupt import Stop
+from courses import COURSES
 from simulated_cuda import Gpu, simulated
 
 
@@ -81,20 +82,6 @@ def test_replayed_steps_equal_plain_ones(tmp_path, display, case, gpu):
     assert gpu is None or gpu.replays == STEPS * config.epochs - PLAIN_STEPS
     assert graph_notes(display) == []
     assert_same_training(replayed, plain, gpu, lambda: train_in(tmp_path / "again", without, display))
-
-
-# Epochs of four steps: each phase has some that are replayed.
-COURSES = {name: (name, {}, {"snapshot": 8, "pkkd": 7}.get(name, 2)) for name in method_names()} | {
-    "pkkd, progressive": ("pkkd", {"progressive": True, "head_start": 0.5}, 6),
-    "pkkd, all that can be learned": (
-        "pkkd",
-        {"sigma": "learned", "rho": "both", "scale": "layer", "taps": "operators", "alpha": 1, "mid_share": 1},
-        2,
-    ),
-    "kd, first half": ("kd", {"share": 0.5}, 4),
-    "sp, progressive": ("sp", {"progressive": True}, 2),
-    "fsp, one after the other": ("fsp", {"first_phase": 0.5}, 4),
-}
 
 
 @pytest.mark.parametrize("course", COURSES)
